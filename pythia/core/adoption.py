@@ -1,0 +1,56 @@
+"""Tasks born during ``on_startup`` belong to the worker: kept alive, their exceptions told, cancelled after ``on_shutdown``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from types import TracebackType
+from typing import Any
+
+from pythia.core.events import Observer, TaskFailed
+
+LAST_WORDS_SECONDS = 1.0
+
+_adopting: contextvars.ContextVar[Adoption | None] = contextvars.ContextVar("pythia_adopting", default=None)
+
+
+class Adoption:
+    """While entered, adopts every task that is created in this context, and in none other, of the running loop."""
+
+    def __init__(self, emit: Observer) -> None:
+        self._emit = emit
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __enter__(self) -> Adoption:
+        self._loop = asyncio.get_running_loop()
+        self._former = self._loop.get_task_factory()
+        self._loop.set_task_factory(self._make)
+        self._token = _adopting.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        _adopting.reset(self._token)
+        self._loop.set_task_factory(self._former)
+
+    async def cancel(self) -> None:
+        """Cancel what still runs, and give it a second for its last words."""
+        tasks = {task for task in self._tasks if not task.done()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=LAST_WORDS_SECONDS)
+
+    def _make(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        former = self._former
+        task: Any = asyncio.Task(coro, loop=loop, **options) if former is None else former(loop, coro, **options)
+        if _adopting.get() is self:
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+        return task  # type: ignore[no-any-return]  # a task factory's product
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._emit(TaskFailed(where=f"task {task.get_name()}", error=error))

@@ -1,0 +1,86 @@
+"""Puts the delivery path of one run together: from a worker, its configuration and a connected broker."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from pythia.broker import Broker, IdempotencyStore
+from pythia.core.calling import handler_of, written
+from pythia.core.dedup import Dedup
+from pythia.core.engine import Engine
+from pythia.core.events import TaskFailed
+from pythia.core.middleware import compose
+from pythia.core.outcome import Outcome
+from pythia.core.processor import Processor
+from pythia.core.rules import Rules, build_rules, declared_type
+from pythia.core.shift import Shift
+from pythia.message import Message
+
+if TYPE_CHECKING:
+    from pythia.config import WorkerConfig
+    from pythia.core.life import Life
+    from pythia.core.worker import Worker
+
+CLAIM_WITHOUT_TIMEOUT_SECONDS = 3600.0
+
+
+def assemble(life: Life, broker: Broker, store: IdempotencyStore | None) -> tuple[Shift, Engine]:
+    """The shift and the engine of a run that is about to begin; nothing is started."""
+    worker, config = life.worker, life.worker.config
+    shift = Shift(
+        worker=config.worker_name,
+        worker_id=config.worker_id,
+        broker=broker,
+        rules=rules_of(worker, config),
+        tally=life.tally,
+        emit=life.emit,
+        clock=life.clock,
+        random=life.random,
+    )
+    batched, handler = handler_of(worker)
+    hold = (config.handler_timeout_seconds or CLAIM_WITHOUT_TIMEOUT_SECONDS) + config.lease_seconds
+    dedup = Dedup(store, worker.idempotency_key, shift, hold_seconds=hold)
+    processor = Processor(shift, compose(worker.middlewares, handler), dedup, batched=batched)
+    engine = Engine(
+        shift,
+        processor,
+        queues=config.queue_names,
+        concurrency=config.concurrency,
+        prefetch=config.prefetch,
+        lease=config.lease_seconds,
+        batched=batched,
+        on_connection=life.connection_changed,
+        broker_url=config.broker.display_url,
+    )
+    shift.on_outcome = outcome_hook(worker, engine)
+    return shift, engine
+
+
+def rules_of(worker: Worker, config: WorkerConfig) -> Rules:
+    """The rules of ``worker`` under ``config``."""
+    declared = worker.message_type or declared_type(handler_function(worker))
+    return build_rules(config, policy=type(worker).retry, declared_type=declared)
+
+
+def handler_function(worker: Worker) -> Any:
+    """The function whose annotations tell the type of bodies."""
+    batched, _ = handler_of(worker)
+    return type(worker).process_batch if batched else type(worker).process_message
+
+
+def outcome_hook(worker: Worker, engine: Engine) -> Any:
+    """The user's ``on_outcome``, run beside the lanes; None when the class has none of its own."""
+    if not written(type(worker).on_outcome):
+        return None
+
+    async def told(work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - the user's hook may raise anything; it is told, no more
+            engine.emit(TaskFailed(where="on_outcome", error=error))
+
+    def hook(message: Message[Any], outcome: Outcome) -> None:
+        engine.beside(told(worker.on_outcome(message, outcome)), "on_outcome")
+
+    return hook

@@ -1,0 +1,219 @@
+"""Bodies: what is said becomes bytes, and bytes become what the worker declared.
+
+A body is decoded by a codec that the worker's configuration allows, whatever the message claims to be; size, decompressed
+size and depth are capped before decoding, since whoever can publish is an attacker. What cannot be decoded or validated
+raises ``DecodeError``, whose reason the dead letter carries; the text never quotes the body.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import pydantic
+import pydantic_core
+
+from pythia.errors import ConfigError, DecodeError
+from pythia.message import Envelope
+
+JSON = "application/json"
+TEXT = "text/plain"
+BYTES = "application/octet-stream"
+MSGPACK = "application/msgpack"
+
+_OPEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+
+
+def encode(body: Any, content_type: str | None = None) -> tuple[bytes, str]:
+    """Bytes and their content type: ``bytes`` as they are, ``str`` as UTF-8, anything else as JSON.
+
+    ``content_type`` overrides what is announced; ``application/msgpack`` also chooses the codec.
+
+    Raises:
+        TypeError: the body has no JSON form.
+    """
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body), content_type or BYTES
+    if isinstance(body, str) and not _is_json(content_type or TEXT):
+        return body.encode(), content_type or TEXT
+    if content_type == MSGPACK:
+        packed: bytes = _msgpack().packb(_plain(body))
+        return packed, MSGPACK
+    try:
+        return pydantic_core.to_json(_plain(body)), content_type or JSON
+    except (pydantic_core.PydanticSerializationError, ValueError) as error:
+        raise TypeError(f"a body of {type(body).__name__} has no JSON form: {error}") from error
+
+
+def _plain(body: Any) -> Any:
+    """Something that pydantic can serialise: a msgspec value becomes builtins first."""
+    if hasattr(type(body), "__struct_fields__"):
+        import msgspec  # noqa: PLC0415 - only a msgspec value needs it
+
+        return msgspec.to_builtins(body)
+    return body
+
+
+class Decoder:
+    """Turns envelopes into bodies under one worker's rules.
+
+    ``declared`` is the type of the body (a pydantic model, a dataclass, a msgspec Struct, a builtin), or None for whatever
+    was said.
+    """
+
+    def __init__(
+        self,
+        codecs: Sequence[str],
+        declared: Any = None,
+        *,
+        body_bytes: int,
+        decompressed_bytes: int,
+        depth: int,
+    ) -> None:
+        if "msgpack" in codecs and find_spec("msgpack") is None:
+            raise ConfigError("codecs: msgpack is not installed; pip install 'pythia-worker[msgpack]'", key="codecs")
+        self._codecs = tuple(codecs)
+        self._body_bytes = body_bytes
+        self._decompressed_bytes = decompressed_bytes
+        self._depth = depth
+        self._validate = _validator(declared)
+
+    def decode(self, envelope: Envelope) -> Any:
+        """The body of ``envelope``.
+
+        Raises:
+            DecodeError: too large, undecodable, or not what was declared; the reason says which.
+        """
+        raw = envelope.body
+        if len(raw) > self._body_bytes:
+            raise DecodeError(f"the body has {len(raw)} bytes, the limit is {self._body_bytes}", reason="too_large")
+        if envelope.content_encoding not in (None, "", "identity"):
+            raw = self._decompress(raw, str(envelope.content_encoding))
+        codec = self._codec(envelope.content_type)
+        body = self._read(codec, raw)
+        return body if self._validate is None else self._validate(body)
+
+    def _codec(self, content_type: str) -> str:
+        kind = content_type.partition(";")[0].strip().lower()
+        if not kind or _is_json(kind):
+            codec = "json"
+        elif kind.startswith("text/"):
+            codec = "text"
+        elif kind in (MSGPACK, "application/x-msgpack"):
+            codec = "msgpack"
+        else:
+            codec = "bytes"
+        if codec not in self._codecs:
+            raise DecodeError(f"content type {kind[:80]!r} needs codec {codec}; this worker allows {list(self._codecs)}")
+        return codec
+
+    def _read(self, codec: str, raw: bytes) -> Any:
+        match codec:
+            case "json":
+                return self._json(raw)
+            case "text":
+                return _text(raw)
+            case "msgpack":
+                return self._unpack(raw)
+            case _:
+                return raw
+
+    def _json(self, raw: bytes) -> Any:
+        if raw.count(b"[") + raw.count(b"{") > self._depth:
+            self._check_depth(raw)
+        try:
+            return pydantic_core.from_json(raw, allow_inf_nan=False)
+        except ValueError as error:
+            raise DecodeError(f"the body is not JSON: {error}") from None
+
+    def _check_depth(self, raw: bytes) -> None:
+        depth = 0
+        for match in _OPEN.finditer(raw):
+            token = match[0]
+            if token in b"[{":
+                depth += 1
+                if depth > self._depth:
+                    raise DecodeError(f"the body is nested deeper than {self._depth}", reason="too_large")
+            elif token in b"]}":
+                depth -= 1
+
+    def _unpack(self, raw: bytes) -> Any:
+        try:
+            body = _msgpack().unpackb(raw, max_buffer_size=self._body_bytes)
+        except Exception as error:  # noqa: BLE001 - msgpack raises a family of unrelated types on hostile input
+            raise DecodeError(f"the body is not msgpack: {type(error).__name__}") from None
+        return body
+
+    def _decompress(self, raw: bytes, encoding: str) -> bytes:
+        bits = {"gzip": 31, "x-gzip": 31, "deflate": 15, "zlib": 15}.get(encoding.lower())
+        if bits is None:
+            raise DecodeError(f"content encoding {encoding[:40]!r} is not one of gzip, deflate")
+        inflate = zlib.decompressobj(bits)
+        try:
+            body = inflate.decompress(raw, self._decompressed_bytes + 1)
+        except zlib.error as error:
+            raise DecodeError(f"the body is not {encoding}: {error}") from None
+        if len(body) > self._decompressed_bytes:
+            limit = self._decompressed_bytes
+            raise DecodeError(f"the body decompresses to more than {limit} bytes", reason="too_large")
+        if not inflate.eof:
+            raise DecodeError(f"the body is cut short: its {encoding} stream does not end")
+        return body
+
+
+def _is_json(kind: str) -> bool:
+    return kind.startswith(JSON) or kind.endswith("+json")
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"the body is not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+@cache
+def _msgpack() -> Any:
+    import msgpack  # noqa: PLC0415 - an extra; Decoder checks that it is there
+
+    return msgpack
+
+
+def _validator(declared: Any) -> Callable[[Any], Any] | None:
+    if declared is None or declared is Any:
+        return None
+    if hasattr(declared, "__struct_fields__"):
+        return _msgspec_validator(declared)
+    adapter = pydantic.TypeAdapter(declared)
+
+    def validate(body: Any) -> Any:
+        try:
+            return adapter.validate_python(body)
+        except pydantic.ValidationError as error:
+            raise DecodeError(_fields(error), reason="invalid") from None
+
+    return validate
+
+
+def _msgspec_validator(declared: Any) -> Callable[[Any], Any]:
+    import msgspec  # noqa: PLC0415 - only a msgspec type needs it
+
+    def validate(body: Any) -> Any:
+        try:
+            return msgspec.convert(body, declared)
+        except msgspec.ValidationError as error:
+            raise DecodeError(str(error), reason="invalid") from None
+
+    return validate
+
+
+def _fields(error: pydantic.ValidationError) -> str:
+    """Which fields, and why, without the values."""
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    lines = [f"{'.'.join(str(part) for part in p['loc']) or 'body'}: {p['msg']}" for p in problems[:10]]
+    more = f" (and {len(problems) - 10} more)" if len(problems) > 10 else ""
+    return f"{error.title}: {'; '.join(lines)}{more}"

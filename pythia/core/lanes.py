@@ -1,0 +1,307 @@
+"""Lanes: long-lived tasks, as many as there may be handlers at once; no task is made per message.
+
+A lane takes a group of ready deliveries (one, or with ``process_batch`` several), runs the handler, settles, and takes the
+next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pythia.core.held import Held, beyond_pythia
+from pythia.core.outcome import Outcome
+from pythia.core.processor import Interrupt, Processor
+from pythia.core.shift import Shift
+from pythia.core.slots import Slots
+
+SLICE_SECONDS = 0.004  # work on the loop before others get a turn
+
+
+class Lane:
+    """One task, and the deliveries that its handler has at this moment."""
+
+    __slots__ = ("abandoned", "group", "interrupt", "killed", "retired", "task")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None]
+        self.group: Sequence[Held] = ()  # while the handler runs
+        self.interrupt: Interrupt | None = None
+        self.retired = False  # ends after what it is doing
+        self.abandoned = False  # its handler swallowed its cancellation and its slot was given to another
+        self.killed = False  # the engine is being closed
+
+    def cancel_handler(self, reason: str) -> None:
+        """Interrupt the running handler; a second time it is cancelled again, the first reason stands."""
+        if not self.group:
+            return
+        if self.interrupt is None:
+            self.interrupt = Interrupt(reason)
+        else:
+            self.interrupt.cancels += 1
+        self.task.cancel(f"pythia: {reason}")
+
+    def take_interrupt(self) -> Interrupt | None:
+        """What we did to the handler that just ended; every cancellation of the task is taken back."""
+        interrupt, self.interrupt = self.interrupt, None
+        while self.task.cancelling():
+            self.task.uncancel()
+        return interrupt
+
+
+class Lanes:
+    """The lanes of one engine, what is ready for them, and who watches them."""
+
+    def __init__(self, shift: Shift, slots: Slots, processor: Processor, *, batched: bool) -> None:
+        self._shift = shift
+        self._slots = slots
+        self._processor = processor
+        self._batched = batched
+        self._ready: deque[Held] = deque()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._lanes: list[Lane] = []
+        self._abandoned: list[Lane] = []
+        self._gathering = asyncio.Lock()
+        self.busy = asyncio.Event()  # set when something may be running or waiting: the sweeper looks, and clears it
+        self._slice = 0.0
+        self._quota: int | None = None  # messages that may still begin
+        self.on_quota: Callable[[], None] = lambda: None
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter([*self._lanes, *self._abandoned])
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits to start and no handler runs."""
+        return not self._ready and not any(lane.group for lane in self._lanes)
+
+    @property
+    def handling(self) -> list[Held]:
+        """Every delivery whose handler is running, abandoned ones apart."""
+        return [held for lane in self._lanes for held in lane.group]
+
+    @property
+    def stuck(self) -> int:
+        """Handlers that swallowed their cancellation and still run."""
+        return sum(1 for lane in self._abandoned if not lane.task.done())
+
+    def limit(self, messages: int | None) -> None:
+        """No more than this many messages begin; ``on_quota`` is called once they have."""
+        self._quota = messages
+
+    def resize(self, count: int) -> None:
+        """As many lanes as ``count``: new ones at once, surplus ones end after what they are doing."""
+        while len(self._lanes) < count:
+            self._spawn()
+        for lane in self._lanes[count:]:
+            lane.retired = True
+            self._abandoned.append(lane)
+        del self._lanes[count:]
+        self._wake(len(self._idle))
+
+    def arrived(self, batch: Sequence[Held]) -> None:
+        self._ready.extend(batch)
+        for held in batch:
+            self._shift.tally.queue(held.delivery.queue).buffered += 1
+        self.busy.set()
+        self._wake(len(batch))
+
+    def lost(self, held: Held) -> None:
+        """A held delivery is no longer ours: it leaves the line, or its handler is interrupted."""
+        if held.started is None:
+            if held in self._ready:
+                self._unready(held)
+            return
+        for lane in self._lanes:
+            if held in lane.group and all(other.lost is not None for other in lane.group):
+                lane.cancel_handler("lost")
+
+    def release_ready(self, reason: str, *, arrived_before: float | None = None) -> None:
+        """Hand back what no handler has begun: everything, or what has been here since before that (monotonic) moment."""
+        for held in list(self._ready):
+            if arrived_before is None or held.arrived < arrived_before:
+                self._unready(held)
+                held.settle(Outcome("release", reason))
+
+    def wake_all(self) -> None:
+        """Idle lanes look around: they end when the shift is stopping."""
+        self._wake(len(self._idle))
+
+    def interrupt_all(self, reason: str) -> None:
+        for lane in self._lanes:
+            lane.cancel_handler(reason)
+
+    def abandon(self, lane: Lane) -> Sequence[Held]:
+        """Give up a lane whose handler does not end; another takes its place. What it held, for the caller to settle."""
+        group, lane.group = lane.group, ()
+        lane.abandoned = lane.retired = True
+        self._lanes.remove(lane)
+        self._abandoned = [*(old for old in self._abandoned if not old.task.done()), lane]
+        for _ in group:
+            self._slots.finished()
+        if not self._shift.stopping.is_set():
+            self._spawn()
+        return group
+
+    async def close(self, timeout: float) -> None:
+        """End every lane; one whose handler does not end within ``timeout`` seconds is left behind."""
+        tasks = {lane.task for lane in self}
+        for lane in self:
+            lane.killed = lane.retired = True
+            if not lane.abandoned:
+                lane.task.cancel()
+        self._wake(len(self._idle))
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout if any(not t.done() for t in tasks) else 0)
+
+    def _spawn(self) -> None:
+        lane = Lane()
+        lane.task = asyncio.create_task(self._live(lane), name=f"lane {len(self._lanes)}")
+        self._lanes.append(lane)
+
+    async def _live(self, lane: Lane) -> None:
+        while (group := await self._take(lane)) is not None:
+            try:
+                await self._work(lane, group)
+            finally:
+                if not lane.abandoned:
+                    for _ in group:
+                        self._slots.finished()
+            if time.monotonic() - self._slice > SLICE_SECONDS:
+                await asyncio.sleep(0)
+                self._slice = time.monotonic()
+
+    async def _take(self, lane: Lane) -> list[Held] | None:
+        """The next group; None when the lane should end. No handler begins once a drain has (I6)."""
+        if self._batched:
+            async with self._gathering:
+                return await self._gather(lane)
+        held = await self._next(lane)
+        return None if held is None else [held]
+
+    async def _next(self, lane: Lane) -> Held | None:
+        while not self._over(lane):
+            if self._ready and self._may_begin():
+                return self._begin()
+            future = asyncio.get_running_loop().create_future()
+            self._idle.append(future)
+            try:
+                await future
+            finally:
+                if future in self._idle:
+                    self._idle.remove(future)
+            self._slice = time.monotonic()
+        return None
+
+    async def _gather(self, lane: Lane) -> list[Held] | None:
+        """Up to ``batch.size`` messages, waiting for more at most ``batch.wait_seconds`` after the first."""
+        first = await self._next(lane)
+        if first is None:
+            return None
+        group, rules, clock = [first], self._shift.rules, self._shift.clock
+        waiting = asyncio.create_task(clock.sleep(rules.batch_wait), name="batch wait")
+        try:
+            while len(group) < rules.batch_size and not waiting.done() and not self._over(lane):
+                if self._ready and self._may_begin():
+                    group.append(self._begin())
+                    continue
+                more = asyncio.get_running_loop().create_future()
+                self._idle.append(more)
+                await asyncio.wait({waiting, more}, return_when=asyncio.FIRST_COMPLETED)
+                if more in self._idle:
+                    self._idle.remove(more)
+        finally:
+            waiting.cancel()
+        if self._shift.stopping.is_set():
+            self._hand_back(group)
+            return None
+        return group
+
+    def _hand_back(self, group: Sequence[Held]) -> None:
+        for held in group:
+            self._slots.finished()
+            held.settle(Outcome("release", "drain"))
+
+    def _over(self, lane: Lane) -> bool:
+        return lane.retired or self._shift.stopping.is_set()
+
+    def _may_begin(self) -> bool:
+        return self._quota is None or self._quota > 0
+
+    def _begin(self) -> Held:
+        held = self._ready.popleft()
+        self._shift.tally.queue(held.delivery.queue).buffered -= 1
+        self._slots.started()
+        held.started = self._shift.clock.monotonic()
+        if self._quota is not None:
+            self._quota -= 1
+            if self._quota == 0:
+                self.on_quota()
+        return held
+
+    async def _work(self, lane: Lane, group: list[Held]) -> None:
+        started = time.perf_counter()
+        admitted = [held for held in group if await self._admit(held)]
+        if admitted:
+            value, error = await self._run(lane, admitted)
+            interrupt = lane.take_interrupt()
+            if lane.abandoned:
+                return
+            for held in admitted:
+                if interrupt is None:
+                    await self._processor.conclude(held, value, error)
+                else:
+                    await self._processor.interrupted(held, interrupt)
+        self._measure(group, time.perf_counter() - started)
+
+    async def _admit(self, held: Held) -> bool:
+        try:
+            return await self._processor.admit(held)
+        except Exception as error:  # noqa: BLE001 - the user's idempotency_key may raise anything
+            await self._processor.conclude(held, None, error)
+            return False
+
+    async def _run(self, lane: Lane, admitted: Sequence[Held]) -> tuple[Any, BaseException | None]:
+        """The handler's value or its exception, whatever kind of exception it is: the loop lives on."""
+        timeout = self._shift.rules.handler_timeout
+        if timeout is not None:
+            deadline = self._shift.clock.monotonic() + timeout
+            for held in admitted:
+                held.deadline_at = deadline
+        lane.group = admitted
+        self.busy.set()
+        try:
+            return await self._processor.handle(admitted), None
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            if lane.killed and lane.interrupt is None:
+                raise
+            return None, error.with_traceback(beyond_pythia(error.__traceback__))
+        finally:
+            lane.group = ()
+
+    def _measure(self, group: Sequence[Held], seconds: float) -> None:
+        self._slots.measure(seconds / len(group))
+        now = self._shift.clock.time()
+        for held in group:
+            tally = self._shift.tally.queue(held.delivery.queue)
+            tally.processing.observe(seconds)
+            if held.delivery.attempt == 1 and not held.delivery.redelivered:
+                tally.wait.observe(max(0.0, now - seconds - held.delivery.first_seen))
+
+    def _unready(self, held: Held) -> None:
+        self._ready.remove(held)
+        self._shift.tally.queue(held.delivery.queue).buffered -= 1
+        self._slots.unreadied()
+
+    def _wake(self, count: int) -> None:
+        while count and self._idle:
+            future = self._idle.popleft()
+            if not future.done():
+                future.set_result(None)
+                count -= 1
+

@@ -1,0 +1,65 @@
+"""What everybody on one run of a worker shares: the clock, the rules, the counters, the way to report and to publish."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from random import Random
+from typing import TYPE_CHECKING
+
+from pythia.broker import Broker
+from pythia.clock import Clock
+from pythia.core.events import Observer, PublishFailed
+from pythia.core.publishing import confirm
+from pythia.core.rules import Rules
+from pythia.core.tally import Tally
+from pythia.errors import BrokerError, PublishError
+
+if TYPE_CHECKING:
+    from pythia.core.outcome import Outcome
+    from pythia.message import Delivery, Envelope, Message
+
+
+class Shift:
+    """One run, from connected to stopped. ``rules`` is replaced by a reload, the rest stays."""
+
+    def __init__(
+        self,
+        *,
+        worker: str,
+        worker_id: str,
+        broker: Broker,
+        rules: Rules,
+        tally: Tally,
+        emit: Observer,
+        clock: Clock,
+        random: Random,
+    ) -> None:
+        self.worker = worker
+        self.worker_id = worker_id
+        self.broker = broker
+        self.rules = rules
+        self.tally = tally
+        self.emit = emit
+        self.clock = clock
+        self.random = random
+        self.stopping = asyncio.Event()  # set when a drain begins; handlers see it as message.stopping
+        self.stepping: Delivery | None = None  # whose handler the loop is executing at this very moment
+        self.on_outcome: Callable[[Message[object], Outcome], None] | None = None  # the user's hook, if there is one
+
+    async def publish(self, queue: str, envelope: Envelope, delay: float = 0.0) -> None:
+        """Publish on the worker's own connection; confirmed, or it raises, and is counted either way."""
+        try:
+            await confirm(self.broker, queue, [envelope], delay=delay)
+        except BrokerError as error:
+            in_doubt = isinstance(error, PublishError) and error.in_doubt
+            self.tally.count_published(queue, "unknown" if in_doubt else "refused")
+            self.emit(PublishFailed(destination=queue, in_doubt=in_doubt, error=error))
+            raise
+        self.tally.count_published(queue, "confirmed")
+
+    def moment(self, monotonic: float) -> datetime:
+        """A monotonic time of this shift's clock as a UTC time."""
+        ahead = monotonic - self.clock.monotonic()
+        return datetime.fromtimestamp(self.clock.time() + ahead, UTC)

@@ -1,0 +1,128 @@
+"""The steps of a start: reach the broker, equip the run, ``on_startup``, consume."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime
+
+from pythia.broker import Broker, IdempotencyStore
+from pythia.core import tending
+from pythia.core.assembly import assemble
+from pythia.core.banner import banner
+from pythia.core.events import BrokerConnected, BrokerLost, WorkerRunning
+from pythia.core.life import Life, StartStopped, inside
+from pythia.core.state import WorkerState
+from pythia.core.status import Connection
+from pythia.errors import BrokerUnavailable, LifecycleError
+
+FIRST_WAIT_SECONDS = 0.5
+LONGEST_WAIT_SECONDS = 30.0
+
+
+async def connect(life: Life) -> None:
+    """Reach the broker, however long it takes (``startup_timeout_seconds``, ``--fail-fast``), and equip the run with it.
+
+    Raises:
+        BrokerUnavailable: out of time. BrokerRefused, StoreError: waiting will not help. StartStopped: asked to stop.
+    """
+    config = life.worker.config
+    if life.open_broker is None:
+        raise LifecycleError("a worker is started by start(), run() or running(), not by its manager alone")
+    broker = life.open_broker(config)
+    life.stores.append(broker)
+    life.emit(banner(life, broker))
+    await _reach(life, broker)
+    store = broker.idempotency()
+    if config.dedup.enabled and config.dedup.store_url is not None and life.open_store is not None:
+        side = life.open_store(config)
+        life.stores.append(side)
+        await _reach(life, side)
+        store = side.idempotency()
+    life.status.waiting_for_broker = False
+    _equip(life, broker, store)
+
+
+async def start_up(life: Life) -> None:
+    """Run ``on_startup``; RUNNING without an await after it, so that a task born in it first runs in RUNNING."""
+    life.move(WorkerState.STARTING)
+    life.status.running_since = time.monotonic()
+    life.worker._startup_time = datetime.now()  # noqa: DTZ005, SLF001 - fixed by the first page: naive, local
+    if life.stopping:
+        raise StartStopped("stopped before on_startup")
+    limit = life.worker.config.startup_timeout_seconds or None
+    token = inside.set(life)
+    try:
+        with life.adoption:
+            async with asyncio.timeout(limit):
+                await life.worker.on_startup()
+    except asyncio.CancelledError:
+        if not life.stopping or life.starter is None:
+            raise
+        life.starter.uncancel()
+        raise StartStopped("stopped during on_startup") from None
+    finally:
+        inside.reset(token)
+    life.status.started_up = True
+    life.move(WorkerState.RUNNING)
+
+
+def consume(life: Life) -> None:
+    """Consumption begins; the manager's ``start_worker`` has returned."""
+    if life.engine is None or life.state is not WorkerState.RUNNING:
+        raise LifecycleError("LifecycleManager.start_worker returned without having started the worker")
+    token = inside.set(life)
+    try:
+        life.engine.start()
+    finally:
+        inside.reset(token)
+    life.tend(tending.check_health(life), "health check")
+    life.tend(tending.measure_depth(life), "queue depth")
+    life.emit(WorkerRunning(ready_after_seconds=round(life.age, 3)))
+    if life.status.paused:
+        life.engine.pause()
+    life.on_running()
+
+
+async def _reach(life: Life, broker: Broker) -> None:
+    wait, limit = FIRST_WAIT_SECONDS, life.worker.config.startup_timeout_seconds
+    while not life.stopping:
+        try:
+            await broker.connect()
+        except BrokerUnavailable as error:
+            if life.fail_fast or (limit and life.age + wait > limit):
+                raise
+            _wait_for_broker(life, error, wait)
+        else:
+            return
+        try:
+            async with asyncio.timeout(wait * life.random.uniform(0.5, 1.0)):
+                await life.stop_asked.wait()
+        except TimeoutError:
+            wait = min(LONGEST_WAIT_SECONDS, wait * 2)
+    raise StartStopped("stopped while waiting for the broker")
+
+
+def _wait_for_broker(life: Life, error: BrokerUnavailable, wait: float) -> None:
+    life.status.waiting_for_broker = True
+    life.status.connection = Connection(connected=False, since=life.status.connection.since, error=str(error))
+    life.emit(BrokerLost(error=error, retry_in_seconds=wait))
+
+
+def _equip(life: Life, broker: Broker, store: IdempotencyStore | None) -> None:
+    """Everything that this run needs of the connected broker."""
+    life.status.capabilities = broker.capabilities
+    life.status.broker_stats = broker.stats
+    life.shift, life.engine = assemble(life, broker, store)
+    if life.max_messages is not None:
+        life.engine.lanes.limit(life.max_messages)
+        life.engine.lanes.on_quota = lambda: life.ask_to_stop("max-messages")
+    life.status.running = life.engine.running
+    life.connection_changed(None)
+    life.emit(
+        BrokerConnected(
+            url=life.worker.config.broker.display_url,
+            server_version=broker.capabilities.server_version,
+            downtime_seconds=round(life.age, 3),
+        )
+    )

@@ -1,0 +1,217 @@
+"""One subscription to one queue on one connection: what came through it can only be settled through it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from pythia.broker import Broker, ConsumeOptions, Consumer, Settled, Settlement
+from pythia.core import report
+from pythia.core.events import ConsumerLost, ConsumerRegistered, LeaseLost, SettleStale
+from pythia.core.held import Held
+from pythia.core.settler import Settler
+from pythia.core.shift import Shift
+from pythia.core.slots import Slots
+from pythia.errors import BrokerError
+from pythia.message import Delivery
+
+COLD_SECONDS = 0.05  # a receive that waited longer found its queue empty
+DRAIN_SECONDS = 2.0  # a drained receive returns within a second; beyond this it is given up
+
+Arrived = Callable[[Sequence[Held]], None]
+Lost = Callable[[Held], None]
+
+
+class Subscription:
+    """From registering with the broker until everything that it handed out is settled, or lost with it.
+
+    ``run`` ends quietly after ``drain`` once nothing is held, and raises the consumer's error when the connection dies:
+    by then everything held is lost, counted, and ``on_lost`` was told of each.
+    """
+
+    def __init__(
+        self, queue: str, broker: Broker, options: ConsumeOptions, shift: Shift, slots: Slots, *, shares: bool
+    ) -> None:
+        self.queue = queue
+        self._broker = broker
+        self._options = options
+        self._shift = shift
+        self._slots = slots
+        self._shares = shares  # other queues use the same lanes
+        self._tally = shift.tally.queue(queue)
+        self._consumer: Consumer | None = None
+        self._holding: dict[int, Held] = {}  # by id() of the delivery
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+        self._asking = False  # a receive is in flight
+        self.intake_over = asyncio.Event()
+        self.registered_at: float | None = None
+        self.settler: Settler  # while registered
+        self.on_arrived: Arrived
+        self.on_lost: Lost
+        self.on_registered: Callable[[], None] = lambda: None
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @property
+    def refused(self) -> bool:
+        return self._consumer is not None and self.settler.refused
+
+    @property
+    def holding(self) -> Sequence[Held]:
+        return tuple(self._holding.values())
+
+    async def run(self) -> None:
+        """Consume until drained. Cancelled (a hard stop), everything held is lost: it comes again."""
+        try:
+            async with self._broker.consume(self.queue, self._options) as consumer:
+                self._consumer = consumer
+                self.settler = Settler(self.queue, consumer, self._shift, self._answered)
+                self._register()
+                try:
+                    await self._receive_and_settle(consumer)
+                finally:
+                    self._lose_all("the subscription ended")
+        finally:
+            self.intake_over.set()
+            self._unregister()
+
+    async def drain(self) -> None:
+        """Take nothing more. What is held may still be settled."""
+        self._draining = True
+        self.intake_over.set()
+        if self._consumer is not None:
+            await self._consumer.drain()
+
+    def lost_elsewhere(self, deliveries: Sequence[Delivery], reason: str) -> None:
+        """The adapter lost the lease of some deliveries; those alone are interrupted. On the loop's thread."""
+        for delivery in deliveries:
+            held = self._holding.get(id(delivery))
+            if held is not None and held.lost is None:
+                self._tally.leases_lost += 1
+                self._shift.emit(LeaseLost(delivery=delivery, reason=reason))
+                self._lose(held, reason)
+
+    async def _receive_and_settle(self, consumer: Consumer) -> None:
+        receiving = asyncio.create_task(self._receive(consumer), name=f"receive {self.queue}")
+        settling = asyncio.create_task(self.settler.run(), name=f"settle {self.queue}")
+        try:
+            await asyncio.wait({receiving, settling}, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            await self._end(consumer, receiving, settling)
+        for task in (receiving, settling):
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    async def _end(self, consumer: Consumer, receiving: asyncio.Task[None], settling: asyncio.Task[None]) -> None:
+        """A receive is never cancelled in flight: it is drained and, if even that fails, given up."""
+        self.settler.close()
+        if not self._asking:
+            receiving.cancel()
+        if not (receiving.done() and settling.done()):
+            with suppress(TimeoutError, BrokerError):
+                async with asyncio.timeout(DRAIN_SECONDS):
+                    await consumer.drain()
+                    await asyncio.wait({receiving, settling})
+        receiving.cancel()
+        settling.cancel()
+        await asyncio.wait({receiving, settling})
+
+    async def _receive(self, consumer: Consumer) -> None:
+        most: int | None = None
+        while not self._draining:
+            reserved = await self._reserve(most)
+            if reserved is None:
+                break
+            asked = time.monotonic()
+            deliveries = await self._ask(consumer, reserved)
+            if not deliveries:
+                break
+            most = 1 if self._shares and time.monotonic() - asked > COLD_SECONDS else None
+            self._take(deliveries)
+        self.intake_over.set()
+        await self._idle.wait()
+        self.settler.close()
+
+    async def _ask(self, consumer: Consumer, reserved: int) -> Sequence[Delivery]:
+        deliveries: Sequence[Delivery] = ()
+        self._asking = True
+        try:
+            deliveries = await consumer.receive(reserved)
+        finally:
+            self._asking = False
+            self._slots.arrived(reserved, len(deliveries))
+        return deliveries
+
+    async def _reserve(self, most: int | None) -> int | None:
+        """Wait for a slot and for a broker that takes settlements; None when a drain comes first."""
+        await self.settler.accepting.wait()
+        reserved = await self._slots.reserve(most=most)
+        if self._draining:
+            self._slots.arrived(reserved, 0)
+            return None
+        return reserved
+
+    def _take(self, deliveries: Sequence[Delivery]) -> None:
+        now = self._shift.clock.monotonic()
+        batch = [Held(delivery, self.settler, self._shift, now) for delivery in deliveries]
+        for held in batch:
+            self._holding[id(held.delivery)] = held
+        self._idle.clear()
+        tally = self._tally
+        tally.received += len(batch)
+        tally.in_flight += len(batch)
+        tally.last_delivery_at = self._shift.clock.time()
+        self.on_arrived(batch)
+
+    def _answered(self, held: Held, settlement: Settlement, answer: Settled) -> None:
+        self._forget(held)
+        outcome = held.outcome
+        if answer is Settled.DONE and outcome is not None:
+            report.settled(held, outcome, settlement.outputs, self._tally)
+            if self._shift.on_outcome is not None and held.message is not None:
+                self._shift.on_outcome(held.message, outcome)
+        else:
+            self._tally.stale += 1
+            report.lost(held, f"{settlement.kind} came too late", self._tally)
+            self._shift.emit(SettleStale(queue=self.queue, count=1))
+        held.answered(answer)
+
+    def _lose(self, held: Held, reason: str) -> None:
+        held.lose(reason)
+        self._forget(held)
+        report.lost(held, reason, self._tally)
+        self.on_lost(held)
+
+    def _lose_all(self, reason: str) -> None:
+        for held in self.holding:
+            self._lose(held, reason)
+
+    def _forget(self, held: Held) -> None:
+        if self._holding.pop(id(held.delivery), None) is not None:
+            self._slots.settled()
+        if not self._holding:
+            self._idle.set()
+
+    def _register(self) -> None:
+        self.registered_at = self._shift.clock.monotonic()
+        self._tally.registered = True
+        self._tally.unregistered_since = None
+        self._tally.unregistered_why = ""
+        self.on_registered()
+        self._shift.emit(ConsumerRegistered(queue=self.queue))
+
+    def _unregister(self) -> None:
+        if self._consumer is None:
+            return
+        self._consumer = None
+        self._tally.registered = False
+        self._tally.unregistered_since = self._shift.clock.time()
+        self._tally.unregistered_why = "drained" if self._draining else "connection lost"
+        if not self._draining:
+            self._shift.emit(ConsumerLost(queue=self.queue, reason="connection lost"))
