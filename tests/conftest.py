@@ -1,0 +1,30 @@
+"""What every test stands on: an environment that says nothing about Pythia."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("pythia", deadline=None)  # a busy machine is no failure
+settings.load_profile("pythia")
+
+
+def _is_setting(name: str) -> bool:
+    return name == "LOG_LEVEL" or (name.startswith("PYTHIA_") and not name.startswith("PYTHIA_TEST_"))
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of whoever runs the tests reaches a worker in them, nor a process that they start."""
+    for name in filter(_is_setting, list(os.environ)):
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current directory, for what reads or writes relative paths."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
