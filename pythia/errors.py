@@ -151,7 +151,7 @@ class HandlerTimeout(PythiaError, TimeoutError):
     """The handler ran longer than ``handler_timeout_seconds``; a counted failure."""
 
 
-class Directive(Exception):  # noqa: N818 - these are instructions, not errors
+class Directive(Exception):
     """What a handler raises to say something other than "done" or "failed"."""
 
     def __init__(self, reason: str = "") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from pythia.core.events import Observer, TaskFailed
 
@@ -21,7 +21,7 @@ class Adoption:
         self._emit = emit
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def __enter__(self) -> Adoption:
+    def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._former = self._loop.get_task_factory()
         self._loop.set_task_factory(self._make)

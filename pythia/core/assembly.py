@@ -11,6 +11,7 @@ from pythia.core.dedup import Dedup
 from pythia.core.engine import Engine
 from pythia.core.events import TaskFailed
 from pythia.core.middleware import compose
+from pythia.core.ordering import Keys
 from pythia.core.outcome import Outcome
 from pythia.core.processor import Processor
 from pythia.core.rules import Rules, build_rules, declared_type
@@ -45,6 +46,7 @@ def assemble(life: Life, broker: Broker, store: IdempotencyStore | None) -> tupl
     engine = Engine(
         shift,
         processor,
+        Keys(worker.ordering_key if needs_ordering(worker, broker) else None),
         queues=config.queue_names,
         concurrency=config.concurrency,
         prefetch=config.prefetch,
@@ -55,6 +57,11 @@ def assemble(life: Life, broker: Broker, store: IdempotencyStore | None) -> tupl
     )
     shift.on_outcome = outcome_hook(worker, engine)
     return shift, engine
+
+
+def needs_ordering(worker: Worker, broker: Broker) -> bool:
+    """Whether the worker must keep messages of one key apart: it computes keys, or the broker does not keep them apart."""
+    return written(type(worker).ordering_key) or not broker.capabilities.ordering_keys
 
 
 def rules_of(worker: Worker, config: WorkerConfig) -> Rules:

@@ -24,7 +24,7 @@ M = TypeVar("M", bound=Callable[..., Any])
 
 def default(method: M) -> M:
     """Mark a method of ``Worker`` that does nothing until a subclass writes its own."""
-    method._pythia_default = True  # type: ignore[attr-defined]  # functions take attributes
+    vars(method)["_pythia_default"] = True
     return method
 
 

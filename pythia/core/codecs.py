@@ -108,7 +108,9 @@ class Decoder:
         else:
             codec = "bytes"
         if codec not in self._codecs:
-            raise DecodeError(f"content type {kind[:80]!r} needs codec {codec}; this worker allows {list(self._codecs)}")
+            raise DecodeError(
+                f"content type {kind[:80]!r} needs codec {codec}; this worker allows {list(self._codecs)}"
+            )
         return codec
 
     def _read(self, codec: str, raw: bytes) -> Any:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pythia.clock import Clock
 from pythia.core.engine import Engine
 from pythia.core.events import DrainReleased
 from pythia.core.held import Held
@@ -36,23 +37,23 @@ class Drained:
         return not self.released and not self.abandoned
 
 
-async def drain(engine: Engine, shift: Shift, timeout: float, hurry: asyncio.Event) -> Drained:
-    """Drain ``engine`` within ``timeout`` seconds. Cancelled, what is still held comes again by itself."""
+async def drain(engine: Engine, shift: Shift, seconds: float, hurry: asyncio.Event) -> Drained:
+    """Drain ``engine`` within ``seconds``. Cancelled, what is still held comes again by itself."""
     clock, began = shift.clock, shift.clock.monotonic()
 
     def left(share: float) -> float:
-        return max(0.0, began + timeout * share - clock.monotonic())
+        return max(0.0, began + seconds * share - clock.monotonic())
 
     async with asyncio.TaskGroup() as group:
         settled = group.create_task(_stop_and_settle(engine))
         running = engine.lanes.handling
-        await _until(settled, left(CANCEL_AT), hurry)
+        await _until(settled, clock, left(CANCEL_AT), hurry)
         cancelled = [held for held in engine.lanes.handling if held.open]
         engine.lanes.interrupt_all("drain")
         pause = min(HURRIED_SECONDS, left(1.0) / 2) if hurry.is_set() else left(RELEASE_AT)
-        await _until(settled, pause)
+        await _until(settled, clock, pause)
         abandoned = _release_in_their_name(engine)
-        await _until(settled, left(LAST_AT) if abandoned else left(1.0))
+        await _until(settled, clock, left(LAST_AT) if abandoned else left(1.0))
         settled.cancel()
     _tell(shift, cancelled)
     report = Drained(
@@ -69,14 +70,14 @@ async def _stop_and_settle(engine: Engine) -> None:
     await engine.settled()
 
 
-async def _until(settled: asyncio.Task[None], seconds: float, hurry: asyncio.Event | None = None) -> None:
-    waiters: set[asyncio.Task[object]] = {settled}  # type: ignore[arg-type]  # only waited for
+async def _until(settled: asyncio.Task[None], clock: Clock, seconds: float, hurry: asyncio.Event | None = None) -> None:
+    waiters: set[asyncio.Task[None]] = {asyncio.create_task(clock.sleep(seconds), name="drain's share")}
     if hurry is not None:
         waiters.add(asyncio.create_task(hurry.wait(), name="hurry"))  # type: ignore[arg-type]  # only waited for
     try:
-        await asyncio.wait(waiters, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({settled, *waiters}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for waiter in waiters - {settled}:  # type: ignore[operator]  # the same set's elements
+        for waiter in waiters:
             waiter.cancel()
 
 

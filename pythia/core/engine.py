@@ -15,6 +15,7 @@ from typing import Any
 from pythia.broker import ConsumeOptions
 from pythia.core.events import BrokerConnected, BrokerLost, Observer, TaskFailed
 from pythia.core.lanes import Lanes
+from pythia.core.ordering import Keys
 from pythia.core.processor import Processor
 from pythia.core.rules import Rules
 from pythia.core.shift import Shift
@@ -41,6 +42,7 @@ class Engine:
         self,
         shift: Shift,
         processor: Processor,
+        keys: Keys,
         *,
         queues: Sequence[str],
         concurrency: int,
@@ -57,8 +59,9 @@ class Engine:
         self._on_connection = on_connection
         self._broker_url = broker_url
         self.slots = Slots(self._capacity(concurrency), prefetch)
-        self.lanes = Lanes(shift, self.slots, processor, batched=batched)
-        self._sweeper = Sweeper(shift, self.lanes, processor)
+        self.lanes = Lanes(shift, self.slots, processor, keys, batched=batched)
+        self._keys = keys
+        self._sweeper = Sweeper(shift, self.lanes, processor, keys)
         self._concurrency = concurrency
         self._resumed = asyncio.Event()
         self._resumed.set()
@@ -121,6 +124,7 @@ class Engine:
         self._resumed.clear()
         self._own(self._drain_subscriptions(), "pause")
         self.lanes.release_ready("paused")
+        self._keys.release("paused")
 
     def resume(self) -> None:
         self._resumed.set()
@@ -132,6 +136,7 @@ class Engine:
         self._resumed.set()
         self.lanes.wake_all()
         self.lanes.release_ready("drain")
+        self._keys.release("drain")
         await self._drain_subscriptions()
 
     async def settled(self) -> None:
@@ -140,7 +145,7 @@ class Engine:
         if runs:
             await asyncio.wait(runs)
 
-    async def close(self, timeout: float = 1.0) -> None:
+    async def close(self, within: float = 1.0) -> None:
         """Stop at once: what is still held is lost and comes again. A handler that does not end is left behind."""
         self._stopping.set()
         self._shift.stopping.set()
@@ -148,8 +153,8 @@ class Engine:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=timeout)
-        await self.lanes.close(timeout)
+            await asyncio.wait(tasks, timeout=within)
+        await self.lanes.close(within)
 
     # Consuming.
 

@@ -26,7 +26,7 @@ def handler(*queues: str, **class_attributes: Any) -> Callable[[F], F]:
     Raises:
         TypeError: a queue that is no name (``@handler`` without parentheses, say), or an attribute that ``Worker`` has not.
     """
-    if not all(isinstance(queue, str) and queue for queue in queues):
+    if not all(isinstance(queue, str) for queue in queues):  # a function, where ``handler`` was not called
         raise TypeError('say which queue: @handler("orders")')
     unknown = sorted(name for name in class_attributes if name not in Worker.__annotations__)
     if unknown:

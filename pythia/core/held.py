@@ -142,9 +142,7 @@ class Held:
 
     def judge(self, error: BaseException | None) -> Outcome:
         """What ``error`` means for this delivery under the rules in force."""
-        return decide(
-            error, attempt=self.delivery.attempt, policy=self.shift.rules.policy, random=self.shift.random
-        )
+        return decide(error, attempt=self.delivery.attempt, policy=self.shift.rules.policy, random=self.shift.random)
 
     async def say(self, queue: str, body: Any, options: dict[str, Any], delay: float = 0.0) -> str:
         """Publish from the handler, confirmed; the id is the same whenever the handler runs again."""
@@ -165,6 +163,7 @@ class Held:
 
 
 def qualified_name(error: BaseException) -> str:
+    """The class as it is imported: ``package.module.Class``, a builtin by its bare name."""
     cls = type(error)
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 

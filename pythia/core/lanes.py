@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pythia.core.held import Held, beyond_pythia
+from pythia.core.ordering import Keys
 from pythia.core.outcome import Outcome
 from pythia.core.processor import Interrupt, Processor
 from pythia.core.shift import Shift
@@ -55,10 +56,12 @@ class Lane:
 class Lanes:
     """The lanes of one engine, what is ready for them, and who watches them."""
 
-    def __init__(self, shift: Shift, slots: Slots, processor: Processor, *, batched: bool) -> None:
+    def __init__(self, shift: Shift, slots: Slots, processor: Processor, keys: Keys, *, batched: bool) -> None:
         self._shift = shift
         self._slots = slots
         self._processor = processor
+        self._keys = keys
+        keys.on_unparked = self._unparked
         self._batched = batched
         self._ready: deque[Held] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -114,6 +117,7 @@ class Lanes:
         if held.started is None:
             if held in self._ready:
                 self._unready(held)
+            self._keys.forget(held)
             return
         for lane in self._lanes:
             if held in lane.group and all(other.lost is not None for other in lane.group):
@@ -140,14 +144,15 @@ class Lanes:
         lane.abandoned = lane.retired = True
         self._lanes.remove(lane)
         self._abandoned = [*(old for old in self._abandoned if not old.task.done()), lane]
-        for _ in group:
+        for held in group:
             self._slots.finished()
+            self._pass_on(held)
         if not self._shift.stopping.is_set():
             self._spawn()
         return group
 
-    async def close(self, timeout: float) -> None:
-        """End every lane; one whose handler does not end within ``timeout`` seconds is left behind."""
+    async def close(self, within: float) -> None:
+        """End every lane; one whose handler does not end ``within`` that many seconds is left behind."""
         tasks = {lane.task for lane in self}
         for lane in self:
             lane.killed = lane.retired = True
@@ -155,7 +160,7 @@ class Lanes:
                 lane.task.cancel()
         self._wake(len(self._idle))
         if tasks:
-            await asyncio.wait(tasks, timeout=timeout if any(not t.done() for t in tasks) else 0)
+            await asyncio.wait(tasks, timeout=within)
 
     def _spawn(self) -> None:
         lane = Lane()
@@ -244,8 +249,11 @@ class Lanes:
 
     async def _work(self, lane: Lane, group: list[Held]) -> None:
         started = time.perf_counter()
-        admitted = [held for held in group if await self._admit(held)]
-        if admitted:
+        admitted = [held for held in group if await self._admit(held) and self._has_its_turn(held)]
+        if admitted and self._shift.stopping.is_set():
+            for held in admitted:  # the drain came while a claim was being made: no handler begins any more (I6)
+                await self._processor.interrupted(held, Interrupt("drain"))
+        elif admitted:
             value, error = await self._run(lane, admitted)
             interrupt = lane.take_interrupt()
             if lane.abandoned:
@@ -255,6 +263,7 @@ class Lanes:
                     await self._processor.conclude(held, value, error)
                 else:
                     await self._processor.interrupted(held, interrupt)
+                self._pass_on(held)
         self._measure(group, time.perf_counter() - started)
 
     async def _admit(self, held: Held) -> bool:
@@ -263,6 +272,26 @@ class Lanes:
         except Exception as error:  # noqa: BLE001 - the user's idempotency_key may raise anything
             await self._processor.conclude(held, None, error)
             return False
+
+    def _has_its_turn(self, held: Held) -> bool:
+        """Whether its ordering key is free; otherwise it is parked (or deferred) and the lane goes on without it."""
+        if self._keys.may_go(held):
+            return True
+        if held.open:
+            held.started = None
+            self._slots.ready += 1
+            self._shift.tally.queue(held.delivery.queue).buffered += 1
+        return False
+
+    def _pass_on(self, held: Held) -> None:
+        """Its ordering key is free: the next one of the key goes first."""
+        if (parked := self._keys.ended(held)) is not None:
+            self._ready.appendleft(parked)
+            self._wake(1)
+
+    def _unparked(self, held: Held) -> None:
+        self._shift.tally.queue(held.delivery.queue).buffered -= 1
+        self._slots.unreadied()
 
     async def _run(self, lane: Lane, admitted: Sequence[Held]) -> tuple[Any, BaseException | None]:
         """The handler's value or its exception, whatever kind of exception it is: the loop lives on."""
@@ -304,4 +333,3 @@ class Lanes:
             if not future.done():
                 future.set_result(None)
                 count -= 1
-

@@ -118,7 +118,9 @@ class Life:
             LifecycleError: the worker runs already, or failed and was not stopped.
         """
         if self.loop is not None and self.state is not WorkerState.STOPPED:
-            raise LifecycleError(f"worker {self.status.config.worker_name} is {self.state}: stop it before starting again")
+            raise LifecycleError(
+                f"worker {self.status.config.worker_name} is {self.state}: stop it before starting again"
+            )
         self._forget_run()
         if self.state is WorkerState.STOPPED:
             self.move(WorkerState.INITIALIZING)

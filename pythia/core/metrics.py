@@ -82,7 +82,7 @@ class Counter(Metric):
     @property
     def _value(self) -> float:
         """The sum over all its series; an ``int`` when it is whole."""
-        total = self._total + sum(child._total for child in self._children.values())
+        total = self._total + sum(child._total for child in self._children.values())  # noqa: SLF001 - its own children
         return int(total) if total == int(total) else total
 
 

@@ -53,9 +53,7 @@ def _failed(error: BaseException, *, attempt: int, policy: RetryPolicy, random: 
     if attempt >= policy.max_attempts:
         return Outcome("dead_letter", describe(error), error, dead_reason="attempts_exhausted")
     delay = error.after if isinstance(error, Retry) else None
-    return Outcome(
-        "retry", describe(error), error, policy.delay(attempt, random) if delay is None else max(0.0, delay)
-    )
+    return Outcome("retry", describe(error), error, policy.delay(attempt, random) if delay is None else max(0.0, delay))
 
 
 def describe(error: BaseException) -> str:

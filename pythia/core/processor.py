@@ -25,6 +25,7 @@ from pythia.errors import DecodeError, HandlerTimeout
 from pythia.message import Message, delivered
 
 BUSY_DELAY_SECONDS = 1.0
+_NO_OUTPUTS: tuple[Output, ...] = ()
 
 
 @dataclass(slots=True)
@@ -71,7 +72,7 @@ class Processor:
         if not held.open:
             await self._dedup.conclude(held, None if held.outcome is None else held.outcome.kind)
             return
-        outcome, outputs = held.judge(error), ()
+        outcome, outputs = held.judge(error), _NO_OUTPUTS
         if error is None and value is not None and self._shift.rules.sink is not None:
             outcome, outputs = self._sink(held, self._shift.rules.sink, value)
         await self._dedup.conclude(held, outcome.kind)
@@ -135,4 +136,3 @@ class Processor:
 def _carried(headers: Any) -> dict[str, Any]:
     """The headers that travel on with what a message causes: its trace."""
     return {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
-

@@ -67,5 +67,7 @@ async def confirm(broker: Broker, queue: str, envelopes: Sequence[Envelope], *, 
 def refusal(queue: str, id: str, answer: Published) -> PublishError:  # noqa: A002 - the API's word
     """The error for a message that was not confirmed."""
     in_doubt = answer is Published.UNKNOWN
-    what = "is in doubt: publish it again with the same id" if in_doubt else "was refused by the broker: it is not there"
+    what = (
+        "is in doubt: publish it again with the same id" if in_doubt else "was refused by the broker: it is not there"
+    )
     return PublishError(f"message {id} to {queue!r} {what}", queue=queue, id=id, in_doubt=in_doubt)

@@ -57,7 +57,7 @@ async def start_up(life: Life) -> None:
             async with asyncio.timeout(limit):
                 await life.worker.on_startup()
     except asyncio.CancelledError:
-        if not life.stopping or life.starter is None:
+        if not life.stop_cause or life.starter is None:
             raise
         life.starter.uncancel()
         raise StartStopped("stopped during on_startup") from None

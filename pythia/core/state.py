@@ -23,14 +23,16 @@ class WorkerState(IntEnum):
 
 
 _S = WorkerState
-MOVES = MappingProxyType({
-    _S.INITIALIZING: frozenset({_S.STARTING, _S.ERROR, _S.STOPPED}),
-    _S.STARTING: frozenset({_S.RUNNING, _S.STOPPING, _S.ERROR}),
-    _S.RUNNING: frozenset({_S.STOPPING, _S.ERROR}),
-    _S.ERROR: frozenset({_S.STOPPING}),
-    _S.STOPPING: frozenset({_S.STOPPED}),
-    _S.STOPPED: frozenset({_S.INITIALIZING}),
-})
+MOVES = MappingProxyType(
+    {
+        _S.INITIALIZING: frozenset({_S.STARTING, _S.ERROR, _S.STOPPED}),
+        _S.STARTING: frozenset({_S.RUNNING, _S.STOPPING, _S.ERROR}),
+        _S.RUNNING: frozenset({_S.STOPPING, _S.ERROR}),
+        _S.ERROR: frozenset({_S.STOPPING}),
+        _S.STOPPING: frozenset({_S.STOPPED}),
+        _S.STOPPED: frozenset({_S.INITIALIZING}),
+    }
+)
 
 
 def moved(current: WorkerState, to: WorkerState) -> WorkerState:

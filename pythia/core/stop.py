@@ -41,7 +41,8 @@ class StopRequest(Coroutine[Any, Any, None]):
         val: BaseException | object = None,
         tb: TracebackType | None = None,
     ) -> Any:
-        return self._coroutine().throw(typ if isinstance(typ, BaseException) else typ(val) if val else typ())
+        error = typ if isinstance(typ, BaseException) else typ() if val is None else typ(val)
+        return self._coroutine().throw(error.with_traceback(tb))
 
     def close(self) -> None:
         if self._waiting is not None:

@@ -6,6 +6,7 @@ import asyncio
 
 from pythia.core.events import TaskFailed
 from pythia.core.lanes import Lane, Lanes
+from pythia.core.ordering import Keys
 from pythia.core.processor import Processor
 from pythia.core.shift import Shift
 
@@ -18,10 +19,11 @@ SHORTEST_TICK_SECONDS = 0.01
 class Sweeper:
     """Looks at every lane now and then, while anything runs or waits; an idle worker is not woken."""
 
-    def __init__(self, shift: Shift, lanes: Lanes, processor: Processor) -> None:
+    def __init__(self, shift: Shift, lanes: Lanes, processor: Processor, keys: Keys) -> None:
         self._shift = shift
         self._lanes = lanes
         self._processor = processor
+        self._keys = keys
 
     async def run(self) -> None:
         """Sweep for ever; ends by cancellation."""
@@ -33,6 +35,7 @@ class Sweeper:
             for lane in [lane for lane in self._lanes if lane.group]:
                 await self._check(lane, now)
             self._lanes.release_ready("waited too long for a slot", arrived_before=now - WAITED_TOO_LONG_SECONDS)
+            self._keys.defer_late(now)
             if self._lanes.idle:
                 self._lanes.busy.clear()
 

@@ -113,6 +113,7 @@ class Worker:
         """Names the effect of ``message``, for ``dedup.enabled``; None: no dedup."""
         return message.idempotency_key
 
+    @default
     def ordering_key(self, message: Message[Any]) -> str | None:
         """One message at a time within a key."""
         return message.ordering_key
@@ -150,9 +151,7 @@ class Worker:
         """Closed in reverse after ``on_shutdown``, and when ``on_startup`` fails."""
         return self._pythia_life.exit_stack
 
-    async def publish(
-        self, queue: str, body: Any, *, delay: float | timedelta | None = None, **options: Any
-    ) -> str:
+    async def publish(self, queue: str, body: Any, *, delay: float | timedelta | None = None, **options: Any) -> str:
         """Publish on the worker's broker; the id, once confirmed. In a handler the id is derived from its message's, so
         that a handler that runs twice says the same. ``options``: those of ``Publisher.publish``.
 
