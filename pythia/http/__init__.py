@@ -1,0 +1,1 @@
+"""Probes, metrics and admin routes, served by a thread and an event loop of their own."""
