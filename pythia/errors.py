@@ -10,7 +10,7 @@
     │   ├── BrokerRefused      exit 78   waiting will not help
     │   ├── StoreError         exit 74   a file that is full, read-only or corrupt
     │   ├── PublishError                 one message was not, or perhaps not, taken
-    │   └── Unsupported                  this broker cannot do it
+    │   └── Unsupported        exit 78   this broker cannot do it
     ├── SettlementError
     │   ├── AlreadySettled
     │   ├── NotDelivered
@@ -121,6 +121,8 @@ class PublishError(BrokerError):
 
 class Unsupported(BrokerError):
     """This broker cannot do it; the text names one that can."""
+
+    exit_code = 78
 
 
 class SettlementError(PythiaError):

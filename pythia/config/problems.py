@@ -58,6 +58,7 @@ class Problem:
     source: str | None = None
     value: str | None = None  # as it may be shown
     nearest: str | None = None
+    unknown: bool = False  # it is no key at all
 
     def __str__(self) -> str:
         """``key = value (source): sentence; did you mean nearest?``, as far as each is known."""
@@ -79,7 +80,7 @@ def config_error(problems: Sequence[Problem]) -> ConfigError:
 
 def unknown(name: str, candidates: Iterable[str], *, key: str | None, source: str) -> Problem:
     """``name`` is no key. Its value is not shown: it may be a secret under a misspelt name."""
-    return Problem(key=key, source=source, sentence="there is no such key", nearest=nearest(name, candidates))
+    return Problem(key=key, source=source, sentence="there is no such key", nearest=nearest(name, candidates), unknown=True)
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:

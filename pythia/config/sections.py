@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from pythia.config.imports import path_of
 from pythia.config.keys import ReloadClass, setting
-from pythia.config.urls import BROKER_SCHEMES, STORE_SCHEMES, check_url, redact_url
+from pythia.config.urls import BROKER_SCHEMES, STORE_SCHEMES, absolute_url, check_url, redact_url
 
 HOT, RESUBSCRIBE, RECONNECT, RESTART = ReloadClass
 
@@ -136,8 +136,8 @@ class BrokerSection(Section):
 
     @property
     def display_url(self) -> str:
-        """The URL as it may be shown: no password."""
-        return redact_url(self.url.get_secret_value())
+        """The URL as it may be shown: no password, and a file's absolute path."""
+        return absolute_url(redact_url(self.url.get_secret_value()))
 
     @property
     def scheme(self) -> str:

@@ -62,7 +62,10 @@ def read_sources(cls: type[BaseModel], known: Sources) -> tuple[Sources, list[Pr
     environment, environment_problems = read_environment(cls, os.environ, strangers)
     flags, flag_problems = _flag_layer(cls)
     read = replace(known, defaults=_default_layer(cls), file=file, environment=environment, flags=flags)
-    return read, [*file_problems, *environment_problems, *flag_problems]
+    problems = [*file_problems, *environment_problems, *flag_problems]
+    if getattr(cls, "pythia_shares_sources", False):
+        problems = [problem for problem in problems if not problem.unknown or problem.nearest is not None]
+    return read, problems
 
 
 def merge(cls: type[BaseModel], sources: Sources) -> tuple[Layer, list[Problem]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
+from pathlib import Path
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 BROKER_SCHEMES = ("memory", "sqlite", "amqp", "amqps", "redis", "rediss")
@@ -25,6 +26,12 @@ def redact_url(url: str) -> str:
     parameter = _SECRET_PARAMETER.search(url)
     head, tail = (url[: parameter.start()], url[parameter.start() :]) if parameter else (url, "")
     return _mask_userinfo(head, ambiguous="@" in tail) + _mask_parameters(tail)
+
+
+def absolute_url(url: str) -> str:
+    """``url`` with the path of a file made absolute; every other URL as it is."""
+    scheme, _, path = url.partition(":///")
+    return f"sqlite:///{Path(path).absolute()}" if scheme == "sqlite" and path else url
 
 
 def _mask_userinfo(text: str, *, ambiguous: bool) -> str:

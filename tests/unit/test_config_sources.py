@@ -523,3 +523,23 @@ target = "shop:Orders"
     def test_a_worker_that_is_no_table_is_refused(self, file):
         file("[workers]\nmail = 5\n")
         assert "workers = {mail = 5} (config/pythia.toml line 1): must be a table" in str(refusal())
+
+
+class SharedConfig(WorkerConfig):
+    """As a command that knows no worker reads it."""
+
+    pythia_shares_sources = True
+
+
+def test_who_shares_the_sources_with_a_workers_own_settings_minds_only_misspelt_keys(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workdir / "config").mkdir()
+    (workdir / "config" / "pythia.toml").write_text('emporium_token = "t"\nconcurrency = 3\n[emporium]\nrows = 1\n')
+    monkeypatch.setenv("PYTHIA_EMPORIUM_ADDRESS", "street 1")
+    assert SharedConfig().concurrency == 3
+    with pytest.raises(ConfigError, match="emporium_token"):
+        WorkerConfig()
+    monkeypatch.setenv("PYTHIA_CONCURENCY", "4")
+    with pytest.raises(ConfigError, match="PYTHIA_CONCURRENCY"):
+        SharedConfig()

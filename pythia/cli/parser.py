@@ -1,0 +1,141 @@
+"""The grammar of the command line, over argparse: commands load when they are chosen, mistakes are told in one line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+from pythia.cli.failure import USAGE, CommandError, did_you_mean
+
+# name: (module of pythia.cli with add_arguments(parser) and main(args), other names, what it does)
+COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "run": ("run", (), "run a worker"),
+    "publish": ("publish", (), "publish messages"),
+    "queues": ("queues", (), "show what the queues hold"),
+    "dead": ("dead", ("dlq",), "look at dead letters, replay, purge or export them"),
+    "health": ("health", (), "ask a running worker how it is; exit 0 or 1"),
+    "check": ("check", (), "check configuration, worker and broker without running"),
+    "config": ("config", (), "show the configuration in force, or its schema"),
+    "pause": ("pause", (), "make a running worker take nothing more"),
+    "resume": ("resume", (), "make a paused worker take messages again"),
+    "init": ("init", (), "make a new project"),
+    "demo": ("demo", (), "watch real work: verify the files of this Python environment"),
+}
+
+_EXAMPLES = """\
+examples:
+  pythia init shop && cd shop && pythia run shop.worker:ShopWorker
+  pythia publish shop '{"name": "world"}'
+  pythia queues
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` with the options that hold everywhere. ``load`` fills it when it is chosen."""
+
+    def __init__(self, *, load: Callable[[Parser], None] | None = None, **keywords: Any) -> None:
+        keywords.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **keywords)
+        self._load = load
+        self.usage_exit_code = USAGE
+        self.set_defaults(leaf=self)
+        _add_everywhere(self)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        load, self._load = self._load, None
+        if load is not None:
+            load(self)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        raise CommandError(f"{message}; see {self.prog} --help", exit_code=self.usage_exit_code)
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Say which of the arguments nobody knows."""
+        word = unknown[0]
+        if word.startswith("-"):
+            self.error(f"unknown option {word}{did_you_mean(word.split('=')[0], self._option_string_actions)}")
+        self.error(f"unexpected argument {word!r}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        near = did_you_mean(str(value), action.choices)
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - it has no public name
+            self.error(f"there is no command {value!r}{near}")
+        choices = ", ".join(str(choice) for choice in action.choices)
+        self.error(f"{'/'.join(action.option_strings) or action.dest}: {value!r} is not one of {choices}{near}")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """What ``argv`` asks for; ``.run`` is the command's ``main``.
+
+    Raises:
+        CommandError: it cannot be understood. SystemExit: help or version was printed.
+    """
+    defaults = argparse.Namespace(
+        broker_url=None, config=None, json=False, no_color=False, yes=False, verbose=False, most_exit_code=255
+    )
+    parser = _whole()
+    args: argparse.Namespace
+    args, unknown = parser.parse_known_args(argv, defaults)
+    if unknown:
+        args.leaf.refuse(unknown)
+    if getattr(args, "run", None) is None:
+        parser.error("which command?")
+    return args
+
+
+def _whole() -> Parser:
+    parser = Parser(
+        prog="pythia",
+        description="Consume messages from SQLite, RabbitMQ or Redis, and lose none.",
+        epilog=_EXAMPLES,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, (module, aliases, summary) in COMMANDS.items():
+        commands.add_parser(
+            name, aliases=aliases, help=summary, description=f"{_sentence(summary)}.", load=_loader(module)
+        )
+    return parser
+
+
+def _loader(module: str) -> Callable[[Parser], None]:
+    def load(parser: Parser) -> None:
+        command = import_module(f"pythia.cli.{module}")
+        command.add_arguments(parser)
+        parser.set_defaults(run=command.main)
+
+    return load
+
+
+def _add_everywhere(parser: Parser) -> None:
+    """The options that stand before or after the command; what is not given leaves no trace, so neither place hides the other."""
+    group = parser.add_argument_group("everywhere")
+
+    def add(*names: str, **keywords: Any) -> None:
+        group.add_argument(*names, default=argparse.SUPPRESS, **keywords)
+
+    add("-b", "--broker-url", metavar="URL", help="the broker: sqlite:///file.db, memory://, amqp://..., redis://...")
+    add("--config", metavar="FILE", help="the configuration file (TOML)")
+    add("--json", action="store_true", help="print JSON, for scripts")
+    add("--no-color", action="store_true", help="print without colours")
+    add("-y", "--yes", action="store_true", help="do not ask, do it")
+    add("-v", "--verbose", action="store_true", help="show the traceback of an error")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        import platform
+
+        from pythia import __version__
+
+        print(f"pythia {__version__} (Python {platform.python_version()})")
+        parser.exit()

@@ -1,0 +1,314 @@
+"""The composition root: the only place that knows brokers, core, observability and HTTP, and makes one service of them."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from pythia import runtime_file, signals
+from pythia.broker import Broker
+from pythia.brokers import open_broker
+from pythia.burst import watch_burst
+from pythia.config import WorkerConfig, was_set
+from pythia.core.calling import HANDLER_THREAD
+from pythia.core.ending import fail_start, give_up_start
+from pythia.core.events import ConfigRefused, DrainReleased, Notice
+from pythia.core.life import Life, StartStopped
+from pythia.core.starting import consume
+from pythia.core.state import WorkerState
+from pythia.core.worker import Worker, make_worker
+from pythia.errors import LifecycleError, PortBusy, PythiaError
+from pythia.http.server import HttpServer
+from pythia.message import Delivery
+from pythia.observability import logs
+from pythia.observability.watchdog import Watchdog
+
+W = TypeVar("W", bound=Worker)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How ``pythia run`` differs from ``worker.start()``."""
+
+    burst: bool = False  # end when nothing is ready and nothing runs
+    max_messages: int | None = None  # end after this many handlers have begun
+    fail_fast: bool = False  # a broker that is out of reach at the start is the end
+    http: bool = True
+    signals: bool = True
+    exits: bool = False  # the process is ours: leave it at the deadline, whatever still runs
+
+
+PLAIN = RunOptions()
+
+
+def run_target(worker_class: type[Worker], options: RunOptions = PLAIN) -> int:
+    """Make a worker of ``worker_class`` and run it; the exit code.
+
+    Raises:
+        ConfigError, StoreError, BrokerRefused, BrokerUnavailable, PortBusy: told already by the log, and by the caller.
+    """
+    return run(make_worker(worker_class), options)
+
+
+def run(worker: Worker, options: RunOptions = PLAIN) -> int:
+    """The whole life of ``worker``, blocking, with signals; the exit code. Errors are logged, not raised.
+
+    When a handler or a thread never returns, the process ends at the drain deadline with 75.
+    """
+    options = RunOptions(
+        burst=options.burst,
+        max_messages=options.max_messages,
+        fail_fast=options.fail_fast,
+        http=options.http,
+        exits=True,
+    )
+    runner = asyncio.Runner()
+    code = 70
+    try:
+        runner.run(serve(worker, options))
+        code = life_of(worker).exit_code
+    except Exception as error:  # noqa: BLE001 - the top of the process: every failure becomes an exit code
+        code = life_of(worker).exit_code or (error.exit_code if isinstance(error, PythiaError) else 70)
+    if _something_never_ends(life_of(worker)):
+        _leave(code or 75)
+    runner.close()
+    return code
+
+
+async def serve(worker: Worker, options: RunOptions = PLAIN) -> None:
+    """The whole life of ``worker``; returns at STOPPED. Cancelled, it drains first.
+
+    Raises:
+        Whatever kept the worker from starting, or from going on.
+    """
+    life = life_of(worker)
+    life.begin()
+    life.fail_fast, life.max_messages = options.fail_fast, options.max_messages
+    with ExitStack() as outside:
+        try:
+            _furnish(worker, life, options, outside)
+        except BaseException as error:
+            await fail_start(life, error)
+            raise
+        await _live(worker, life, options)
+
+
+@asynccontextmanager
+async def embedded(worker: W) -> AsyncIterator[W]:
+    """RUNNING inside: no signals, and no HTTP unless it was asked for. Leaving drains and stops.
+
+    Raises:
+        Whatever kept the worker from starting; what stopped it meanwhile, when the block ends.
+    """
+    http = was_set(worker.config, "http.enabled")
+    started = asyncio.Event()
+    ended: asyncio.Task[None]
+    async with AsyncExitStack() as stack:
+        ended = asyncio.create_task(_embed(worker, RunOptions(http=http, signals=False), started), name=worker.name)
+        waiting = asyncio.create_task(started.wait(), name="started")
+        stack.callback(waiting.cancel)
+        await asyncio.wait({ended, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            await ended
+            raise LifecycleError(f"worker {worker.name} was stopped before it was running")
+        try:
+            yield worker
+        finally:
+            worker.stop()
+            await ended
+
+
+async def _embed(worker: Worker, options: RunOptions, started: asyncio.Event) -> None:
+    life_of(worker).on_running = started.set
+    await serve(worker, options)
+
+
+def life_of(worker: Worker) -> Life:
+    """The running side of ``worker``.
+
+    Raises:
+        LifecycleError: its constructor did not call ``super().__init__``.
+    """
+    life = getattr(worker, "_pythia_life", None)
+    if not isinstance(life, Life):
+        raise LifecycleError(f"{type(worker).__name__}.__init__ must call super().__init__(config)")
+    return life
+
+
+async def _live(worker: Worker, life: Life, options: RunOptions) -> None:
+    """From INITIALIZING to STOPPED (or ERROR, when the start failed)."""
+    try:
+        await worker.lifecycle_manager.start_worker(worker)
+        consume(life)
+    except StartStopped:
+        await give_up_start(life)
+        life.ended()
+        return
+    except BaseException as error:
+        await fail_start(life, error)
+        raise
+    watching = asyncio.create_task(watch_burst(life), name="burst") if options.burst else None
+    try:
+        await life.stop_requested()
+    except asyncio.CancelledError:
+        life.request_stop("cancelled")
+        raise
+    finally:
+        if watching is not None:
+            watching.cancel()
+        if life.error is not None:
+            life.failed(life.error)
+        await worker.lifecycle_manager.stop_worker(worker)
+        life.ended()
+    if life.error is not None:
+        raise life.error
+
+
+def _furnish(worker: Worker, life: Life, options: RunOptions, outside: ExitStack) -> None:
+    """Everything around the delivery path: logs, probes, the watchdog, signals. Undone in reverse, HTTP last but the log."""
+    config = worker.config
+    if life.open_broker is None:
+        life.open_broker = _open_configured
+        life.open_store = _open_store
+    logs.configure(config.log)
+    log = logs.LogObserver(config.worker_name, config.worker_id)
+    outside.enter_context(life.emit.to(log))
+    outside.callback(log.flush)
+    life.on_second = log.flush
+    if options.http and config.http.enabled:
+        life.http = outside.enter_context(_probes(worker, life))
+    watchdog = Watchdog(life.status, life.emit, threading.get_ident(), lambda: _stepping(life))
+    outside.callback(watchdog.stop)
+    watchdog.start()
+    if options.signals:
+        doom = _Doom(life) if options.exits else None
+        outside.enter_context(signals.installed(asyncio.get_running_loop(), _actions(worker, life, doom)))
+
+
+def _stepping(life: Life) -> Delivery | None:
+    return None if life.shift is None else life.shift.stepping
+
+
+def _open_configured(config: WorkerConfig) -> Broker:
+    url = config.broker.url.get_secret_value()
+    return open_broker(url, connect_timeout=config.broker.connect_timeout_seconds)
+
+
+def _open_store(config: WorkerConfig) -> Broker:
+    url = config.dedup.store_url
+    if url is None:
+        raise LifecycleError("dedup.store_url is not set")
+    return open_broker(url.get_secret_value(), connect_timeout=config.broker.connect_timeout_seconds)
+
+
+@contextmanager
+def _probes(worker: Worker, life: Life) -> Iterator[str]:
+    """The HTTP server, at the port that was set or, if none was and the default is taken, at a free one."""
+    http = worker.config.http
+    server = HttpServer(http.host, http.port, status=life.status, control=worker, emit=life.emit)
+    try:
+        port = server.start()
+    except OSError as error:
+        if was_set(worker.config, "http.port"):
+            raise PortBusy(f"http.port {http.port} on {http.host}: {error.strerror or error}") from None
+        server = HttpServer(http.host, 0, status=life.status, control=worker, emit=life.emit)
+        port = server.start()
+        life.emit(Notice(detail=f"http.port {http.port} is in use: the probes are at port {port} instead"))
+    url = f"http://{f'[{http.host}]' if ':' in http.host else http.host}:{port}"
+    try:
+        with runtime_file.announced(url):
+            yield url
+    finally:
+        server.stop()
+
+
+def _actions(worker: Worker, life: Life, doom: _Doom | None) -> dict[int, signals.Action]:
+    loop = asyncio.get_running_loop()
+    reloads: set[asyncio.Task[None]] = set()
+
+    def stop(name: str) -> None:
+        if life.stop_cause:
+            loop.call_soon_threadsafe(life.hurry.set)
+        life.request_stop(name)
+        if doom is not None:
+            doom.arm()
+
+    def reload() -> None:
+        task = loop.create_task(_reload(worker, life), name="reload")
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    actions: dict[int, signals.Action] = {int(number): partial(stop, number.name) for number in signals.STOP}
+    actions |= {int(number): lambda: _soon(loop, reload) for number in signals.reload_signals()}
+    actions[int(signal.SIGUSR2)] = lambda: _tell_what_runs(life)
+    return actions
+
+
+def _soon(loop: asyncio.AbstractEventLoop, action: signals.Action) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(action)
+
+
+async def _reload(worker: Worker, life: Life) -> None:
+    try:
+        await worker.reload_config()
+    except Exception as error:  # noqa: BLE001 - a reload that fails, in whatever way, changes nothing
+        life.tally.refused(str(error))
+        life.emit(ConfigRefused(generation=life.tally.generation, changed=(), cause=str(error)))
+
+
+def _tell_what_runs(life: Life) -> None:
+    rows = [f"{r.message_id} from {r.queue}, attempt {r.attempt}, {r.seconds:.1f} s" for r in life.status.running()]
+    life.emit(Notice(detail=f"running: {'; '.join(rows) or 'nothing'}"))
+    faulthandler.dump_traceback(all_threads=True)
+
+
+class _Doom:
+    """The end of a process that cannot end by itself: at the drain deadline, whatever still runs."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._timer: threading.Timer | None = None
+
+    def arm(self) -> None:
+        if self._timer is None:
+            self._timer = threading.Timer(self._life.drain_timeout, self._fire)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _fire(self) -> None:
+        life = self._life
+        if life.state in (WorkerState.STOPPED, WorkerState.ERROR):
+            return
+        running = life.status.running()
+        if life.drained is None and running:
+            ids, ages = [row.message_id for row in running[:100]], [round(row.seconds, 3) for row in running[:100]]
+            life.emit(DrainReleased(count=len(running), message_ids=ids, ages=ages))
+        life.exit_code = 75
+        life.ended()
+        _leave(75)
+
+
+def _something_never_ends(life: Life) -> bool:
+    stuck = life.engine is not None and life.engine.lanes.stuck
+    drained = life.drained is not None and not life.drained.clean
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith(HANDLER_THREAD)]
+    return bool(stuck) or (drained and bool(threads))
+
+
+def _leave(code: int) -> Any:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue
+    os._exit(code)

@@ -1,0 +1,129 @@
+"""``pythia queues``: the documented shape, null for what cannot be told, 1 if anything is dead."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from pythia.broker import QueueDepth
+from pythia.cli import main, queues
+from pythia.config import set_config_file, set_process_flags
+from pythia.message import Envelope
+from tests.unit.cli_kit import COMMAND, bury, environment, failure, pythia_command
+
+# Copied from the documentation of the command line.
+KEYS = ["queue", "ready", "in_flight", "delayed", "dead", "oldest_age_seconds", "consumers", "durable"]
+
+
+@pytest.fixture(autouse=True)
+def _here(workdir) -> Iterator[None]:
+    yield
+    set_process_flags({})
+    set_config_file(None)
+
+
+def test_json_has_the_documented_shape(capsys, workdir):
+    main(["publish", "orders", "1"])
+    main(["publish", "bulk", "1", "--delay", "60"])
+    capsys.readouterr()
+    assert main(["queues", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(told) == ["broker", "queues"]
+    assert told["broker"] == f"sqlite:///{workdir}/pythia.db"
+    assert [list(row) for row in told["queues"]] == [KEYS, KEYS]
+    bulk, orders = told["queues"]
+    assert (orders["queue"], orders["ready"], orders["delayed"], orders["dead"], orders["durable"]) == (
+        "orders",
+        1,
+        0,
+        0,
+        True,
+    )
+    assert orders["oldest_age_seconds"] >= 0
+    assert (bulk["queue"], bulk["ready"], bulk["delayed"], bulk["oldest_age_seconds"]) == ("bulk", 0, 1, None)
+
+
+def test_what_a_broker_cannot_tell_is_null_and_a_dash(capsys):
+    untold = QueueDepth(queue="orders", ready=3)
+    assert queues._as_json("amqp://x/", [untold])["queues"][0] == dict.fromkeys(KEYS) | {"queue": "orders", "ready": 3}
+    assert queues._row(untold) == ("orders", 3, None, None, None, None, None)
+
+
+def test_a_table_for_people_names_the_queues_that_were_asked_for(capsys):
+    main(["publish", "orders", "1"])
+    main(["publish", "bulk", "1"])
+    capsys.readouterr()
+    assert main(["queues", "orders"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split("  ")[0] == "QUEUE"
+    assert [row.split()[:2] for row in rows] == [["orders", "1"]]
+
+
+def test_no_queues_yet_says_where_was_looked(capsys, workdir):
+    assert main(["queues"]) == 0
+    assert f"no queues yet in {workdir / 'pythia.db'}" in capsys.readouterr().out
+
+
+def test_exit_code_is_one_if_anything_is_dead_in_what_was_asked_for():
+    asyncio.run(bury("sqlite:///pythia.db", "orders", [Envelope(b"1", id="a")], [failure()]))
+    main(["publish", "bulk", "1"])
+    assert main(["queues"]) == 0
+    assert main(["queues", "--exit-code"]) == 1
+    assert main(["queues", "bulk", "--exit-code"]) == 0
+    assert main(["queues", "bulk", "orders", "--exit-code", "--json"]) == 1
+
+
+@pytest.mark.parametrize(("options", "lines"), [(["--json"], 3), ([], 6)])
+def test_watch_looks_again_until_ctrl_c(capsys, monkeypatch, options, lines):
+    main(["publish", "orders", "1"])
+    capsys.readouterr()
+    naps: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(queues, "_nap", sleep)
+    assert main(["queues", "--watch", *options]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == lines
+    assert naps == [2.0, 2.0, 2.0]
+
+
+def test_on_a_terminal_watch_draws_until_ctrl_c(workdir):
+    main(["publish", "orders", "1"])
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [*COMMAND, "queues", "--watch"],
+        env=environment(TERM="xterm"),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    told = b""
+    while b"orders" not in told:
+        told += os.read(ours, 4096)
+    child.send_signal(signal.SIGINT)
+    with suppress(OSError):  # the other side closed
+        while os.read(ours, 4096):
+            pass
+    os.close(ours)
+    assert child.wait(60) == 0
+    assert b"QUEUE" in told
+
+
+def test_a_broker_of_a_later_version_is_one_line(workdir):
+    done = pythia_command("queues", "-b", "amqp://rabbitmq/", cwd=workdir)
+    assert done.code not in (0, 1)
+    assert done.err.count("\n") == 1
