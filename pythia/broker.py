@@ -84,6 +84,7 @@ class Capabilities:
     ordered: bool = True  # first in, first out at concurrency 1
     ordering_keys: bool = False  # one at a time within a key, across every consumer of the queue
     dead_letters: bool = True
+    dead_queue: str | None = None  # how the queue of dead letters is called ("{queue}.dead"); None: it is no queue
     counts_deliveries: bool = False
     transactional: bool = False  # outputs and settlement are one transaction
     idempotency: bool = False  # has an idempotency store of its own

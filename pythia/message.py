@@ -85,7 +85,8 @@ class Delivery:
     """One attempt to hand an envelope to us; it owes exactly one settlement. Treated as immutable.
 
     ``attempt`` is 1 + counted failures. ``deliveries`` is how often it was handed out, None where the broker cannot tell.
-    ``first_seen`` is seconds since the epoch. ``identity`` is the same for every delivery of one stored message and for no
+    ``first_seen`` is when it could first be handed out, in seconds since the epoch: its age counts from there, so that a
+    delayed publish is not old when it comes. ``identity`` is the same for every delivery of one stored message and for no
     other (None where the broker cannot tell). ``token`` means something to the adapter alone.
     """
 
