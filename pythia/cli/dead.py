@@ -17,6 +17,7 @@ from pythia.cli.connection import connected
 from pythia.cli.dead_letters import Filter, every, moment, named, selected, shown_body, summary, what_happened, whole
 from pythia.cli.failure import CommandError
 from pythia.cli.output import ask, duration, plain, print_json, print_json_line, print_table, progress, say
+from pythia.cli.values import positive
 from pythia.errors import DeadReason, Unsupported
 
 _LISTED = 100  # shown by list and show unless --limit says otherwise
@@ -73,7 +74,7 @@ def _add_filters(parser: ArgumentParser) -> None:
     parser.add_argument("--reason", metavar="R", choices=reasons, help=f"with this reason: {', '.join(reasons)}")
     parser.add_argument("--error", metavar="TYPE", help="with this error, with or without its module")
     parser.add_argument("--since", metavar="T", type=_moment, help="dead since: 15m, 2h, 7d or 2026-11-22T10:00:00Z")
-    parser.add_argument("--limit", metavar="N", type=_positive, help="at most so many")
+    parser.add_argument("--limit", metavar="N", type=positive, help="at most so many")
 
 
 def main(args: Namespace) -> int:
@@ -257,9 +258,3 @@ def _rate(text: str) -> float:
     if found is None or float(found[1]) <= 0:
         raise ArgumentTypeError(f"{text!r} is not a rate: write 50/s, 100/m or 20")
     return float(found[1]) / _PER[found[2]]
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from pythia.cli.demo_display import display
 from pythia.cli.demo_report import print_report
 from pythia.cli.demo_run import QUEUE, Demo
 from pythia.cli.failure import CommandError
+from pythia.cli.values import positive
 from pythia.config import WorkerConfig, process_flags, set_config_file, set_process_flags, was_set
 
 FILE = "pythia-demo.db"
@@ -33,7 +34,7 @@ file is removed when all is well. Of the configuration only the environment and 
 def add_arguments(parser: ArgumentParser) -> None:
     """What can be said after ``pythia demo``."""
     parser.epilog = _EXAMPLES
-    parser.add_argument("-c", "--concurrency", metavar="N", type=_positive, help="most files at once; default 8")
+    parser.add_argument("-c", "--concurrency", metavar="N", type=positive, help="most files at once; default 8")
     parser.add_argument("--path", metavar="DIR", help="verify another environment: its site-packages")
     parser.add_argument("--keep", action="store_true", help=f"keep the queue file {FILE} when all is well")
 
@@ -77,9 +78,3 @@ def _remove(file: Path) -> None:
     for suffix in ("", "-journal", "-wal", "-shm"):
         with suppress(OSError):
             Path(f"{file}{suffix}").unlink()
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)

@@ -113,7 +113,7 @@ def _get(url: str, route: str) -> tuple[int, bytes]:
     Raises:
         OSError: nobody answers. ValueError: the URL, or the answer, cannot be read.
     """
-    parts = urlsplit(url)
+    parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("it is not an http:// URL")
     path = (parts.path if parts.path.strip("/") else route) + (f"?{parts.query}" if parts.query else "")

@@ -91,7 +91,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def _whole() -> Parser:
     parser = Parser(
         prog="pythia",
-        description="Consume messages from SQLite, RabbitMQ or Redis, and lose none.",
+        description="Consume messages, and lose none.",
         epilog=_EXAMPLES,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
@@ -119,7 +119,7 @@ def _add_everywhere(parser: Parser) -> None:
     def add(*names: str, **keywords: Any) -> None:
         group.add_argument(*names, default=argparse.SUPPRESS, **keywords)
 
-    add("-b", "--broker-url", metavar="URL", help="the broker: sqlite:///file.db, memory://, amqp://..., redis://...")
+    add("-b", "--broker-url", metavar="URL", help="the broker: sqlite:///relative.db or sqlite:////absolute.db")
     add("--config", metavar="FILE", help="the configuration file (TOML)")
     add("--json", action="store_true", help="print JSON, for scripts")
     add("--no-color", action="store_true", help="print without colours")

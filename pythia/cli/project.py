@@ -59,12 +59,12 @@ if __name__ == "__main__":
 
 _CONFIG = """\
 # What is set here holds wherever this directory is the current one; `pythia config show --origin` prints what is in force.
-# An environment variable wins over this file: PYTHIA_CONCURRENCY=50, PYTHIA_BROKER__URL=amqp://...
+# An environment variable wins over this file: PYTHIA_CONCURRENCY=50, PYTHIA_BROKER__URL=sqlite:////data/pythia.db
 
 drain_timeout_seconds = 25      # SIGTERM to exit; keep it 5 s below the platform's grace
 
 [broker]
-url = "sqlite:///pythia.db"     # in production amqp://... or redis://...; a password belongs in PYTHIA_BROKER__URL_FILE
+url = "sqlite:///pythia.db"     # four slashes before an absolute path
 
 [retry]
 max_attempts = 16               # with the default delays they outlive an outage of four hours

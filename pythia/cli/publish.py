@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import shutil
 import sys
 import tempfile
@@ -16,8 +15,10 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from pythia.cli import settings
+from pythia.cli.connection import check_shared
 from pythia.cli.failure import INPUT, CommandError
 from pythia.cli.output import line, print_json, progress
+from pythia.cli.values import positive, queue_name, seconds
 from pythia.config import WorkerConfig
 from pythia.core.codecs import JSON
 from pythia.publisher import Publisher
@@ -41,15 +42,15 @@ and then nothing is published.
 def add_arguments(parser: ArgumentParser) -> None:
     """What can be said after ``pythia publish``."""
     parser.epilog = _EXAMPLES
-    parser.add_argument("queue", metavar="QUEUE", help="where to")
+    parser.add_argument("queue", metavar="QUEUE", type=queue_name, help="where to")
     parser.add_argument("body", metavar="JSON", nargs="?", help="the message, or - for standard input")
     parser.add_argument("--file", metavar="F", help="read the message from this file")
     parser.add_argument("--lines", action="store_true", help="one message a line; empty lines are skipped")
     parser.add_argument("-H", "--header", metavar="K=V", action="append", default=[], help="a header; repeatable")
     parser.add_argument("--id", metavar="ID", help="the message's id, instead of a new one")
-    parser.add_argument("--delay", metavar="SECONDS", type=_seconds, default=0.0, help="hand it out after this long")
+    parser.add_argument("--delay", metavar="SECONDS", type=seconds, default=0.0, help="hand it out after this long")
     parser.add_argument("--content-type", metavar="TYPE", default=JSON, help=f"what the body is; default {JSON}")
-    parser.add_argument("-n", "--count", metavar="N", type=_count, default=1, help="publish it this many times")
+    parser.add_argument("-n", "--count", metavar="N", type=positive, default=1, help="publish it this many times")
 
 
 def main(args: Namespace) -> int:
@@ -191,6 +192,7 @@ async def _confirmed(
 ) -> AsyncIterator[list[str]]:
     """Publishes, and gives the ids of what is confirmed, some at a time."""
     bodies = (body for body in _checked(source, args) for _ in range(args.count))
+    check_shared(config)
     async with Publisher(config=config) as publisher:
         if args.id is not None:
             yield [await publisher.publish(args.queue, next(bodies), id=args.id, **said)]
@@ -204,17 +206,3 @@ def _header(text: str) -> tuple[str, str]:
     if not equals or not key.strip():
         raise CommandError(f"-H takes key=value, not {text!r}")
     return key.strip(), value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise ValueError
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value

@@ -12,7 +12,7 @@ from typing import Any
 
 from pythia.broker import Broker, QueueDepth
 from pythia.cli import settings
-from pythia.cli.connection import connected
+from pythia.cli.connection import check_shared, connected, missing_file
 from pythia.cli.output import Row, console, drawn, duration, print_json, print_json_line, print_table, say
 
 _WATCH_SECONDS = 2.0
@@ -57,7 +57,11 @@ class _Flag:
 
 async def _main(args: Namespace, anything_dead: _Flag) -> None:
     config = settings.read(args)
+    check_shared(config)
     url = config.broker.display_url
+    if (missing := missing_file(config)) is not None and not args.watch:
+        print_json(_as_json(url, [])) if args.json else say(f"no queues yet: there is no {missing}")
+        return
     async with connected(config) as broker:
         if args.watch:
             await _watch(args, broker, url, anything_dead)

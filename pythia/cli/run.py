@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from pythia import signals
 from pythia.cli import settings
 from pythia.cli.failure import CommandError
 from pythia.cli.output import warn
+from pythia.cli.values import port, positive
 
 if TYPE_CHECKING:
     from pythia.service import RunOptions
@@ -19,7 +20,7 @@ _EXAMPLES = """\
 examples:
   pythia run shop.worker:OrderWorker
   pythia run shop.worker -c 50                       the one worker that the module defines
-  pythia run shop.worker:OrderWorker -b amqp://shop@rabbitmq/ -q orders -q orders.bulk
+  pythia run shop.worker:OrderWorker -b sqlite:////data/shop.db -q orders -q orders.bulk
   pythia run shop.worker:OrderWorker --burst         until nothing is ready, then end: for cron and tests
 
 SIGTERM and SIGINT: take nothing more, finish what runs, exit 0; what could not finish goes back, exit 75.
@@ -42,8 +43,8 @@ def _add_worker_options(parser: ArgumentParser) -> None:
     worker.add_argument(
         "-q", "--queue", dest="consume", metavar="Q", action="append", help="consume this queue; repeatable"
     )
-    worker.add_argument("-c", "--concurrency", metavar="N", type=_positive, help="most handlers at once")
-    worker.add_argument("-p", "--processes", "-w", "--workers", metavar="N", type=_positive, help="processes; 1 so far")
+    worker.add_argument("-c", "--concurrency", metavar="N", type=positive, help="most handlers at once")
+    worker.add_argument("-p", "--processes", "-w", "--workers", metavar="N", type=positive, help="processes; 1 so far")
     worker.add_argument(
         "-n", "--name", dest="worker_name", metavar="NAME", help="the worker's name in logs and metrics"
     )
@@ -55,14 +56,14 @@ def _add_worker_options(parser: ArgumentParser) -> None:
 def _add_http_options(parser: ArgumentParser) -> None:
     http = parser.add_argument_group("health, metrics and admin routes")
     http.add_argument("--host", metavar="HOST", help="listen here; default 127.0.0.1")
-    http.add_argument("--port", metavar="PORT", type=_port, help="and on this port; 0: any that is free; default 8080")
+    http.add_argument("--port", metavar="PORT", type=port, help="and on this port; 0: any that is free; default 8080")
     http.add_argument("--no-http", dest="http", action="store_false", default=None, help="serve none")
 
 
 def _add_ending_options(parser: ArgumentParser) -> None:
     ending = parser.add_argument_group("when to end")
     ending.add_argument("--burst", action="store_true", help="when nothing is ready and nothing runs")
-    ending.add_argument("--max-messages", metavar="N", type=_positive, help="after so many messages")
+    ending.add_argument("--max-messages", metavar="N", type=positive, help="after so many messages")
     ending.add_argument("--fail-fast", action="store_true", help="exit 69 when the broker is out of reach, do not wait")
 
 
@@ -109,15 +110,3 @@ def _read_env_file(path: str) -> None:
     for name, value in dotenv_values(path).items():
         if value is not None:
             os.environ.setdefault(name, value)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65_535:
-        raise ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
-    return int(text)
