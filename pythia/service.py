@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import faulthandler
 import os
 import signal
@@ -20,9 +21,10 @@ from pythia.brokers import open_broker
 from pythia.burst import watch_burst
 from pythia.config import WorkerConfig, was_set
 from pythia.core.calling import HANDLER_THREAD
-from pythia.core.ending import fail_start, give_up_start
-from pythia.core.events import ConfigRefused, DrainReleased, Notice
+from pythia.core.ending import cut_short, fail_start, give_up_start
+from pythia.core.events import ConfigRefused, DrainReleased, Notice, TaskFailed
 from pythia.core.life import Life, StartStopped
+from pythia.core.lifecycle import LifecycleManager
 from pythia.core.starting import consume
 from pythia.core.state import WorkerState
 from pythia.core.worker import Worker, make_worker
@@ -116,7 +118,12 @@ async def embedded(worker: W) -> AsyncIterator[W]:
         ended = asyncio.create_task(_embed(worker, RunOptions(http=http, signals=False), started), name=worker.name)
         waiting = asyncio.create_task(started.wait(), name="started")
         stack.callback(waiting.cancel)
-        await asyncio.wait({ended, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait({ended, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            worker.stop()
+            await asyncio.wait({ended})
+            raise
         if ended.done():
             await ended
             raise LifecycleError(f"worker {worker.name} was stopped before it was running")
@@ -153,6 +160,10 @@ async def _live(worker: Worker, life: Life, options: RunOptions) -> None:
         await give_up_start(life)
         life.ended()
         return
+    except asyncio.CancelledError:
+        await give_up_start(life)
+        life.ended()
+        raise
     except BaseException as error:
         await fail_start(life, error)
         raise
@@ -167,10 +178,24 @@ async def _live(worker: Worker, life: Life, options: RunOptions) -> None:
             watching.cancel()
         if life.error is not None:
             life.failed(life.error)
-        await worker.lifecycle_manager.stop_worker(worker)
-        life.ended()
+        try:
+            await _stop(worker, life)
+        finally:
+            await cut_short(life)
+            life.ended()
     if life.error is not None:
         raise life.error
+
+
+async def _stop(worker: Worker, life: Life) -> None:
+    """The manager's stop; if that raises or returns before it began, the steps are taken all the same."""
+    try:
+        await worker.lifecycle_manager.stop_worker(worker)
+    except Exception as error:  # noqa: BLE001 - the user's manager may raise anything; the worker still stops
+        life.emit(TaskFailed(where="LifecycleManager.stop_worker", error=error))
+        life.exit_code = life.exit_code or 70
+    if life.state in (WorkerState.RUNNING, WorkerState.ERROR):
+        await LifecycleManager(worker.config).stop_worker(worker)
 
 
 def _furnish(worker: Worker, life: Life, options: RunOptions, outside: ExitStack) -> None:
@@ -219,7 +244,9 @@ def _probes(worker: Worker, life: Life) -> Iterator[str]:
         port = server.start()
     except OSError as error:
         if was_set(worker.config, "http.port"):
-            raise PortBusy(f"http.port {http.port} on {http.host}: {error.strerror or error}") from None
+            raise PortBusy(
+                f"http.port {http.port} on {http.host} {_why_not(error)}: set another, or 0 for a free one"
+            ) from None
         server = HttpServer(http.host, 0, status=life.status, control=worker, emit=life.emit)
         port = server.start()
         life.emit(Notice(detail=f"http.port {http.port} is in use: the probes are at port {port} instead"))
@@ -231,12 +258,19 @@ def _probes(worker: Worker, life: Life) -> Iterator[str]:
         server.stop()
 
 
+def _why_not(error: OSError) -> str:
+    return "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror or error})"
+
+
 def _actions(worker: Worker, life: Life, doom: _Doom | None) -> dict[int, signals.Action]:
     loop = asyncio.get_running_loop()
     reloads: set[asyncio.Task[None]] = set()
 
+    signalled: list[str] = []
+
     def stop(name: str) -> None:
-        if life.stop_cause:
+        signalled.append(name)
+        if len(signalled) > 1:
             loop.call_soon_threadsafe(life.hurry.set)
         life.request_stop(name)
         if doom is not None:

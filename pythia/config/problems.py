@@ -80,7 +80,9 @@ def config_error(problems: Sequence[Problem]) -> ConfigError:
 
 def unknown(name: str, candidates: Iterable[str], *, key: str | None, source: str) -> Problem:
     """``name`` is no key. Its value is not shown: it may be a secret under a misspelt name."""
-    return Problem(key=key, source=source, sentence="there is no such key", nearest=nearest(name, candidates), unknown=True)
+    return Problem(
+        key=key, source=source, sentence="there is no such key", nearest=nearest(name, candidates), unknown=True
+    )
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:

@@ -60,7 +60,9 @@ class WorkerConfig(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_by_name=True)
 
-    pythia_shares_sources: ClassVar[bool] = False  # others' keys stand in the same sources: only misspelt ones are errors
+    pythia_shares_sources: ClassVar[bool] = (
+        False  # others' keys stand in the same sources: only misspelt ones are errors
+    )
 
     worker_name: Name = setting(
         "worker",

@@ -23,6 +23,7 @@ class Adoption:
 
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
+        self._open = True
         self._former = self._loop.get_task_factory()
         self._loop.set_task_factory(self._make)
         self._token = _adopting.set(self)
@@ -32,7 +33,13 @@ class Adoption:
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> None:
         _adopting.reset(self._token)
-        self._loop.set_task_factory(self._former)
+        self._open = False
+        factory = self._loop.get_task_factory()
+        while (
+            (adoption := getattr(factory, "__self__", None)) and isinstance(adoption, Adoption) and not adoption._open
+        ):
+            factory = adoption._former  # ours, and that of another worker that began after us and was done before us
+        self._loop.set_task_factory(factory)
 
     async def cancel(self) -> None:
         """Cancel what still runs, and give it a second for its last words."""

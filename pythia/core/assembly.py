@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from pythia.broker import Broker, IdempotencyStore
 from pythia.core.calling import handler_of, written
 from pythia.core.dedup import Dedup
-from pythia.core.engine import Engine
+from pythia.core.engine import ON_OUTCOME, Engine
 from pythia.core.events import TaskFailed
 from pythia.core.middleware import compose
 from pythia.core.ordering import Keys
@@ -39,6 +38,8 @@ def assemble(life: Life, broker: Broker, store: IdempotencyStore | None) -> tupl
         clock=life.clock,
         random=life.random,
     )
+    for queue in config.queue_names:
+        life.tally.queue(queue)  # so that its counters stand at 0 before the first message
     batched, handler = handler_of(worker)
     hold = (config.handler_timeout_seconds or CLAIM_WITHOUT_TIMEOUT_SECONDS) + config.lease_seconds
     dedup = Dedup(store, worker.idempotency_key, shift, hold_seconds=hold)
@@ -81,13 +82,13 @@ def outcome_hook(worker: Worker, engine: Engine) -> Any:
     if not written(type(worker).on_outcome):
         return None
 
-    async def told(work: Coroutine[Any, Any, None]) -> None:
+    async def told(message: Message[Any], outcome: Outcome) -> None:
         try:
-            await work
+            await worker.on_outcome(message, outcome)
         except Exception as error:  # noqa: BLE001 - the user's hook may raise anything; it is told, no more
             engine.emit(TaskFailed(where="on_outcome", error=error))
 
     def hook(message: Message[Any], outcome: Outcome) -> None:
-        engine.beside(told(worker.on_outcome(message, outcome)), "on_outcome")
+        engine.beside(told(message, outcome), ON_OUTCOME)
 
     return hook

@@ -22,7 +22,7 @@ def banner(life: Life, broker: Broker) -> WorkerStarting:
         queues=config.queue_names,
         guarantee=capabilities.guarantee,
         concurrency=config.concurrency,
-        prefetch=Slots(config.concurrency, config.prefetch).prefetch,
+        prefetch=Slots(config.concurrency, config.prefetch, queues=len(config.queue_names)).prefetch,
         retry=in_words(merged_policy(config, type(life.worker).retry)),
         drain_timeout_seconds=config.drain_timeout_seconds,
         http=life.http,

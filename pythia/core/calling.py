@@ -64,10 +64,19 @@ def _in_thread(name: str, method: Callable[[Any], Any], *, plain: bool) -> Call:
     A cancelled call leaves its thread behind: a thread cannot be killed, so its slot goes to another.
     """
     pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix=f"{HANDLER_THREAD}-{name}")
-    call = method if plain else lambda message: asyncio.run(method(message))
+
+    def call(message: Any) -> Any:
+        try:
+            return method(message) if plain else asyncio.run(method(message))
+        except (
+            StopIteration,
+            GeneratorExit,
+        ) as error:  # a future cannot carry them: they would end whoever waits for it
+            raise RuntimeError(f"the handler raised {type(error).__name__}") from error
 
     async def handler(message: Any) -> Any:
         context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(pool, partial(context.run, call, message))
+        value = await asyncio.get_running_loop().run_in_executor(pool, partial(context.run, call, message))
+        return await value if inspect.isawaitable(value) else value  # a decorator hid an `async def` in a `def`
 
     return handler

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -25,7 +25,10 @@ TEXT = "text/plain"
 BYTES = "application/octet-stream"
 MSGPACK = "application/msgpack"
 
-_OPEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+# Possessive, and content with a string that never ends: an attacker's quotes and backslashes cost linear time.
+_OPEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]', re.DOTALL)
+_QUOTED_VALUE = re.compile(r"^(Invalid (?:enum )?value) .*?(?= - at `|\Z)", re.DOTALL)  # how msgspec quotes the body
+_LONGEST_NAME = 80
 
 
 def encode(body: Any, content_type: str | None = None) -> tuple[bytes, str]:
@@ -38,15 +41,24 @@ def encode(body: Any, content_type: str | None = None) -> tuple[bytes, str]:
     """
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body), content_type or BYTES
-    if isinstance(body, str) and not _is_json(content_type or TEXT):
-        return body.encode(), content_type or TEXT
-    if content_type == MSGPACK:
-        packed: bytes = _msgpack().packb(_plain(body))
-        return packed, MSGPACK
     try:
-        return pydantic_core.to_json(_plain(body)), content_type or JSON
-    except (pydantic_core.PydanticSerializationError, ValueError) as error:
-        raise TypeError(f"a body of {type(body).__name__} has no JSON form: {error}") from error
+        if isinstance(body, str) and not _is_json(content_type or TEXT):
+            return body.encode(), content_type or TEXT
+        if content_type == MSGPACK:
+            packed: bytes = _msgpack().packb(_plain(body))
+            return packed, MSGPACK
+        return _to_json(_plain(body)), content_type or JSON
+    except (pydantic_core.PydanticSerializationError, ValueError, OverflowError) as error:
+        raise TypeError(f"a body of {type(body).__name__} has no {content_type or JSON} form: {error}") from error
+
+
+def _to_json(body: Any) -> bytes:
+    raw = pydantic_core.to_json(body)
+    if b"NaN" in raw or b"Infinity" in raw:
+        pydantic_core.from_json(
+            raw, allow_inf_nan=False
+        )  # raises: no number of JSON's, and no decoder of ours takes it
+    return raw
 
 
 def _plain(body: Any) -> Any:
@@ -145,9 +157,14 @@ class Decoder:
 
     def _unpack(self, raw: bytes) -> Any:
         try:
-            body = _msgpack().unpackb(raw, max_buffer_size=self._body_bytes)
+            body = _msgpack().unpackb(raw)
         except Exception as error:  # noqa: BLE001 - msgpack raises a family of unrelated types on hostile input
             raise DecodeError(f"the body is not msgpack: {type(error).__name__}") from None
+        depth, layer = 0, [body]
+        while layer := [inner for outer in layer for inner in _parts(outer)]:
+            depth += 1
+            if depth > self._depth:
+                raise DecodeError(f"the body is nested deeper than {self._depth}", reason="too_large")
         return body
 
     def _decompress(self, raw: bytes, encoding: str) -> bytes:
@@ -164,11 +181,18 @@ class Decoder:
             raise DecodeError(f"the body decompresses to more than {limit} bytes", reason="too_large")
         if not inflate.eof:
             raise DecodeError(f"the body is cut short: its {encoding} stream does not end")
+        if inflate.unused_data:
+            raise DecodeError(f"the body goes on behind the end of its {encoding} stream")
         return body
 
 
 def _is_json(kind: str) -> bool:
     return kind.startswith(JSON) or kind.endswith("+json")
+
+
+def _parts(body: Any) -> Iterable[Any]:
+    """What is nested in ``body``, one level down."""
+    return body.values() if isinstance(body, dict) else body if isinstance(body, list) else ()
 
 
 def _text(raw: bytes) -> str:
@@ -208,7 +232,7 @@ def _msgspec_validator(declared: Any) -> Callable[[Any], Any]:
         try:
             return msgspec.convert(body, declared)
         except msgspec.ValidationError as error:
-            raise DecodeError(str(error), reason="invalid") from None
+            raise DecodeError(_QUOTED_VALUE.sub(r"\1", str(error)), reason="invalid") from None
 
     return validate
 
@@ -216,6 +240,11 @@ def _msgspec_validator(declared: Any) -> Callable[[Any], Any]:
 def _fields(error: pydantic.ValidationError) -> str:
     """Which fields, and why, without the values."""
     problems = error.errors(include_url=False, include_input=False, include_context=False)
-    lines = [f"{'.'.join(str(part) for part in p['loc']) or 'body'}: {p['msg']}" for p in problems[:10]]
+    lines = [f"{'.'.join(str(part)[:_LONGEST_NAME] for part in p['loc']) or 'body'}: {_why(p)}" for p in problems[:10]]
     more = f" (and {len(problems) - 10} more)" if len(problems) > 10 else ""
     return f"{error.title}: {'; '.join(lines)}{more}"
+
+
+def _why(problem: Any) -> str:
+    """The problem's sentence; the one kind that quotes the body is put in other words."""
+    return "the tag is none of those expected" if problem["type"] == "union_tag_invalid" else str(problem["msg"])

@@ -29,7 +29,7 @@ class Dedup:
         self._key_of = key_of
         self._shift = shift
         self._hold_seconds = hold_seconds  # how long a claim outlives a crash
-        self._claims: dict[int, tuple[str, str]] = {}  # by id() of the Held: (key, owner)
+        self._claims: dict[Held, tuple[str, str]] = {}  # (key, owner)
 
     async def claim(self, held: Held, message: Message[Any]) -> Claim:
         """Whose the effect is; ``OURS`` too when there is no key."""
@@ -39,12 +39,12 @@ class Dedup:
         owner = f"{held.delivery.identity or new_id()}#{held.delivery.attempt}"
         claim = await self._store.claim(key, owner, self._hold_seconds)
         if claim is Claim.OURS:
-            self._claims[id(held)] = (key, owner)
+            self._claims[held] = (key, owner)
         return claim
 
     async def conclude(self, held: Held, kind: Kind | None) -> None:
         """The delivery ended: done or dropped keeps the key, anything else frees it (lost, None, leaves it to expire)."""
-        claimed = self._claims.pop(id(held), None)
+        claimed = self._claims.pop(held, None)
         ttl = self._shift.rules.dedup_ttl
         if claimed is None or self._store is None:
             return

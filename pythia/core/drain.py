@@ -40,6 +40,7 @@ class Drained:
 async def drain(engine: Engine, shift: Shift, seconds: float, hurry: asyncio.Event) -> Drained:
     """Drain ``engine`` within ``seconds``. Cancelled, what is still held comes again by itself."""
     clock, began = shift.clock, shift.clock.monotonic()
+    shift.stopping.set()  # before anything else gets a turn: no handler begins any more (I6)
 
     def left(share: float) -> float:
         return max(0.0, began + seconds * share - clock.monotonic())
@@ -97,6 +98,6 @@ def _tell(shift: Shift, cancelled: Sequence[Held]) -> None:
         DrainReleased(
             count=len(cancelled),
             message_ids=[held.delivery.envelope.id for held in cancelled[:MOST_LISTED]],
-            ages=[round(now - (held.started or now), 3) for held in cancelled[:MOST_LISTED]],
+            ages=[round(held.seconds(now), 3) for held in cancelled[:MOST_LISTED]],
         )
     )

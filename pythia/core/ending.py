@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from pythia.core.drain import drain
 from pythia.core.events import TaskFailed, WorkerStopping
@@ -13,13 +13,14 @@ from pythia.core.state import WorkerState
 from pythia.core.status import Connection
 
 LEAST_FOR_SHUTDOWN_SECONDS = 0.5
+LAST_WORDS_SECONDS = 1.0
 
 
 async def finish(life: Life) -> None:
     """Finish what is held within the deadline; nothing begins any more."""
     life.drain_began = time.monotonic()
     in_flight = 0 if life.engine is None else life.engine.holding
-    life.emit(WorkerStopping(cause=life.stop_cause or str(life.error or "end"), in_flight=in_flight))
+    life.emit(WorkerStopping(cause=life.stop_cause or ("failed" if life.error else "end"), in_flight=in_flight))
     if life.engine is None or life.shift is None:
         return
     life.drained = await drain(life.engine, life.shift, life.drain_timeout, life.hurry)
@@ -33,8 +34,8 @@ async def shut_down(life: Life) -> None:
     token = inside.set(life)
     try:
         if life.status.started_up:
-            await _told(life, "on_shutdown", life.worker.on_shutdown())
-        await _told(life, "exit_stack", life.exit_stack.aclose())
+            await _told(life, "on_shutdown", life.worker.on_shutdown)
+        await _told(life, "exit_stack", life.exit_stack.aclose)
     finally:
         inside.reset(token)
     await life.adoption.cancel()
@@ -45,10 +46,10 @@ async def release(life: Life) -> None:
     for task in life.tending:
         task.cancel()
     if life.tending:
-        await asyncio.wait(life.tending)
+        await asyncio.wait(life.tending, timeout=LAST_WORDS_SECONDS)
     life.tending.clear()
     for broker in reversed(life.stores):
-        await broker.close()
+        await _told(life, "closing the broker", broker.close)
     life.stores.clear()
     life.status.running = tuple
     life.status.connection = Connection(connected=False, since=time.time())
@@ -58,28 +59,52 @@ async def give_up_start(life: Life) -> None:
     """Somebody asked to stop before the worker was running: undo what was done; STOPPED when this returns."""
     if life.state is not WorkerState.INITIALIZING:
         life.move(WorkerState.STOPPING)
-    await shut_down(life)
-    await release(life)
-    life.move(WorkerState.STOPPED)
+    try:
+        await shut_down(life)
+    finally:
+        await release(life)
+        life.move(WorkerState.STOPPED)
 
 
 async def fail_start(life: Life, error: BaseException) -> None:
     """The start failed: undo what was done; the state is ERROR when this returns."""
     life.failed(error)
-    await shut_down(life)
+    try:
+        await shut_down(life)
+    finally:
+        await release(life)
+        life.finished()
+
+
+async def cut_short(life: Life) -> None:
+    """Whatever a stop left undone, because it was cancelled or a manager's code raised: what is held comes again. STOPPED
+    when this returns; after an orderly stop it does nothing."""
+    if life.state is WorkerState.STOPPED:
+        return
+    if life.engine is not None:
+        await life.engine.close()
+    await life.adoption.cancel()
     await release(life)
-    life.finished()
+    if life.state is not WorkerState.STOPPING:
+        life.move(WorkerState.STOPPING)
+    life.move(WorkerState.STOPPED)
 
 
-async def _told(life: Life, where: str, work: Awaitable[object]) -> None:
+async def _told(life: Life, where: str, hook: Callable[[], Awaitable[object]]) -> None:
     """Await a hook within what is left of the deadline; whatever it raises, the worker still stops."""
+    cancels = _cancels()
     try:
         async with asyncio.timeout(_left(life, LEAST_FOR_SHUTDOWN_SECONDS)):
-            await work
-    except asyncio.CancelledError:
-        raise
-    except BaseException as error:  # noqa: BLE001 - a hook may raise anything, SystemExit included
+            await hook()
+    except BaseException as error:  # a hook may raise anything, SystemExit included
+        if isinstance(error, asyncio.CancelledError) and _cancels() > cancels:
+            raise  # the stop itself was cancelled; without that, the hook awaited a task that it had cancelled
         life.emit(TaskFailed(where=where, error=error))
+
+
+def _cancels() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def _left(life: Life, least: float) -> float:

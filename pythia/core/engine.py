@@ -14,6 +14,7 @@ from typing import Any
 
 from pythia.broker import ConsumeOptions
 from pythia.core.events import BrokerConnected, BrokerLost, Observer, TaskFailed
+from pythia.core.held import Held
 from pythia.core.lanes import Lanes
 from pythia.core.ordering import Keys
 from pythia.core.processor import Processor
@@ -23,12 +24,14 @@ from pythia.core.slots import Slots
 from pythia.core.status import Running
 from pythia.core.subscription import Subscription
 from pythia.core.sweeper import Sweeper
-from pythia.errors import BrokerUnavailable
+from pythia.errors import BrokerError, BrokerUnavailable
 from pythia.message import Delivery
 
 FIRST_BACKOFF_SECONDS = 0.2
 LONGEST_BACKOFF_SECONDS = 30.0
 HOLD_GRACE_SECONDS = 30.0
+CONSUME = "consume "  # names of tasks
+ON_OUTCOME = "on_outcome"
 
 
 class Engine:
@@ -58,8 +61,9 @@ class Engine:
         self._batched = batched
         self._on_connection = on_connection
         self._broker_url = broker_url
-        self.slots = Slots(self._capacity(concurrency), prefetch)
+        self.slots = Slots(self._capacity(concurrency), prefetch, queues=len(self._queues))
         self.lanes = Lanes(shift, self.slots, processor, keys, batched=batched)
+        self.lanes.on_ended = self._tell
         self._keys = keys
         self._sweeper = Sweeper(shift, self.lanes, processor, keys)
         self._concurrency = concurrency
@@ -67,6 +71,7 @@ class Engine:
         self._resumed.set()
         self._stopping = asyncio.Event()
         self._subscriptions: set[Subscription] = set()
+        self._connecting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._down_since: float | None = None
         self._loop = asyncio.get_running_loop()
@@ -99,7 +104,7 @@ class Engine:
         """What runs at this moment, the oldest first. From any thread."""
         now = self._shift.clock.monotonic()
         rows = [
-            Running(held.delivery.envelope.id, held.delivery.queue, held.delivery.attempt, now - (held.started or now))
+            Running(held.delivery.envelope.id, held.delivery.queue, held.delivery.attempt, held.seconds(now))
             for held in self.lanes.handling
         ]
         return sorted(rows, key=lambda row: -row.seconds)
@@ -113,11 +118,16 @@ class Engine:
         self._own(work, name)
 
     def apply(self, rules: Rules, *, concurrency: int, prefetch: int | None) -> None:
-        """New rules for every message that begins from now on."""
+        """New rules for every message that begins from now on. Consumers that were promised less begin anew."""
+        promised, hold = self.slots.prefetch, self._max_hold
         self._shift.rules = rules
         self._concurrency = concurrency
         self.slots.resize(self._capacity(concurrency), prefetch)
+        if not self._tasks:
+            return  # not started, or closed
         self.lanes.resize(concurrency)
+        if self.slots.prefetch > promised or self._max_hold != hold:
+            self._own(self._drain_subscriptions(), "resubscribe")
 
     def pause(self) -> None:
         """Take nothing more and release what waits; handlers go on."""
@@ -140,10 +150,10 @@ class Engine:
         await self._drain_subscriptions()
 
     async def settled(self) -> None:
-        """Wait until nothing is held any more."""
-        runs = [task for task in self._tasks if task.get_name().startswith("consume ")]
-        if runs:
-            await asyncio.wait(runs)
+        """Wait until nothing is held any more, and the user was told of every outcome."""
+        for name in (CONSUME, ON_OUTCOME):
+            if tasks := [task for task in self._tasks if task.get_name().startswith(name)]:
+                await asyncio.wait(tasks)
 
     async def close(self, within: float = 1.0) -> None:
         """Stop at once: what is still held is lost and comes again. A handler that does not end is left behind."""
@@ -178,24 +188,44 @@ class Engine:
             await self._back_off(error, backoff * self._shift.random.uniform(0.5, 1.0))
 
     def _subscribe(self, queue: str) -> tuple[Subscription, asyncio.Task[None]]:
-        timeout = self._shift.rules.handler_timeout
         options = ConsumeOptions(
             prefetch=self.slots.prefetch,
             lease=self._lease,
-            max_hold=None if timeout is None else timeout + HOLD_GRACE_SECONDS,
+            max_hold=self._max_hold,
             consumer=self._shift.worker_id,
             on_lost=lambda deliveries, reason: self._lost_from_thread(subscription, deliveries, reason),
         )
         subscription = Subscription(
             queue, self._shift.broker, options, self._shift, self.slots, shares=len(self._queues) > 1
         )
-        subscription.on_arrived = self.lanes.arrived
+        subscription.on_arrived = self._arrived
         subscription.on_lost = self.lanes.lost
         subscription.on_registered = self._connected
         self._subscriptions.add(subscription)
-        run = self._own(subscription.run(), f"consume {queue}", told=False)
-        run.add_done_callback(lambda _task: self._subscriptions.discard(subscription))
+        run = self._own(self._consume(subscription), f"{CONSUME}{queue}", told=False)
+        run.add_done_callback(lambda task: self._left(subscription, task))
         return subscription, run
+
+    def _left(self, subscription: Subscription, run: asyncio.Task[None]) -> None:
+        """A subscription has ended. Its keeper sees to an error, but for one that was drained: nobody waits for that."""
+        self._subscriptions.discard(subscription)
+        error = None if run.cancelled() else run.exception()
+        if subscription.draining and error is not None and not isinstance(error, BrokerUnavailable):
+            self._fail(error)
+
+    def _arrived(self, batch: Sequence[Held]) -> None:
+        """What was on its way when a drain or a pause began goes back at once."""
+        self.lanes.arrived(batch)
+        if self._shift.stopping.is_set():
+            self.lanes.release_ready("drain")
+        elif not self._resumed.is_set():
+            self.lanes.release_ready("paused")
+
+    async def _consume(self, subscription: Subscription) -> None:
+        """On a connection that is there: a lost one is made again, once for all queues."""
+        async with self._connecting:
+            await self._shift.broker.connect()
+        await subscription.run()
 
     async def _intake(self, subscription: Subscription, run: asyncio.Task[None]) -> None:
         """Until the subscription takes nothing more: drained (it then ends by itself), or ended."""
@@ -239,12 +269,17 @@ class Engine:
         for subscription in tuple(self._subscriptions):
             try:
                 await subscription.drain()
-            except BrokerUnavailable:
+            except BrokerError:
                 continue  # nothing to drain: its run ends with the same error
 
     def _fail(self, error: BaseException) -> None:
-        self.error = error
+        self.error = self.error or error
         self.failed.set()
+
+    @property
+    def _max_hold(self) -> float | None:
+        timeout = self._shift.rules.handler_timeout
+        return None if timeout is None else timeout + HOLD_GRACE_SECONDS
 
     def _capacity(self, concurrency: int) -> int:
         return concurrency * (self._shift.rules.batch_size if self._batched else 1)

@@ -169,7 +169,7 @@ class MessageDead(DeliveryEvent):
     reason: DeadReason
     detail: str
     attempts: int
-    dead_queue: str
+    dead_queue: str | None  # None: the broker keeps dead letters beside the queue, not in one of their own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from pythia.broker import Failure, Output, Settled, Settlement
-from pythia.core.outcome import ACK, Outcome, decide, describe
+from pythia.core.outcome import ACK, Outcome, decide, describe, text_of
 from pythia.core.publishing import derived_id, make_envelope
 from pythia.core.shift import Shift
 from pythia.errors import AlreadySettled, NotDelivered, OwnershipLost, Reject, Retry
@@ -39,6 +39,7 @@ class Held:
         "lost",
         "message",
         "outcome",
+        "rules",
         "said",
         "settler",
         "shift",
@@ -49,6 +50,7 @@ class Held:
         self.delivery = delivery
         self.settler = settler
         self.shift = shift
+        self.rules = shift.rules  # in force when its handling began
         self.arrived = arrived  # monotonic
         self.started: float | None = None  # monotonic, once a lane has it
         self.deadline_at: float | None = None  # monotonic
@@ -62,6 +64,10 @@ class Held:
     def open(self) -> bool:
         """It still owes its settlement."""
         return self.outcome is None and self.lost is None
+
+    def seconds(self, now: float) -> float:
+        """How long it has been with a lane at this (monotonic) moment."""
+        return 0.0 if self.started is None else now - self.started
 
     def settle(self, outcome: Outcome, outputs: Sequence[Output] = ()) -> bool:
         """Hand the one settlement to the settler; False if there was one already, or nothing to settle any more."""
@@ -99,7 +105,7 @@ class Held:
             reason=outcome.dead_reason or "rejected",
             detail=outcome.reason,
             error_type=None if error is None else qualified_name(error),
-            error_message=None if error is None else describe_text(error),
+            error_message=None if error is None else text_of(error),
             traceback=None if error is None else stack_text(error),
             worker=self.shift.worker,
             worker_id=self.shift.worker_id,
@@ -110,7 +116,7 @@ class Held:
 
     @property
     def max_attempts(self) -> int:
-        return self.shift.rules.policy.max_attempts
+        return self.rules.policy.max_attempts
 
     @property
     def deadline(self) -> datetime | None:
@@ -124,14 +130,14 @@ class Held:
         return self.shift.clock.time()
 
     async def ack(self) -> None:
-        await self._settle_early(ACK)
+        await self.shift.at_home(self._settle_early(ACK))
 
     async def nack(self, *, requeue: bool, delay: float | None) -> None:
         error = Retry(delay, "nack") if requeue else Reject("nack")
-        await self._settle_early(self.judge(error))
+        await self.shift.at_home(self._settle_early(self.judge(error)))
 
     async def reject(self, reason: str) -> None:
-        await self._settle_early(self.judge(Reject(reason)))
+        await self.shift.at_home(self._settle_early(self.judge(Reject(reason))))
 
     async def reply(self, body: Any, headers: Mapping[str, Any] | None) -> None:
         message = self.delivery.envelope
@@ -142,12 +148,16 @@ class Held:
 
     def judge(self, error: BaseException | None) -> Outcome:
         """What ``error`` means for this delivery under the rules in force."""
-        return decide(error, attempt=self.delivery.attempt, policy=self.shift.rules.policy, random=self.shift.random)
+        return decide(error, attempt=self.delivery.attempt, policy=self.rules.policy, random=self.shift.random)
 
     async def say(self, queue: str, body: Any, options: dict[str, Any], delay: float = 0.0) -> str:
         """Publish from the handler, confirmed; the id is the same whenever the handler runs again."""
+        return await self.shift.at_home(self._say(queue, body, options, delay))
+
+    async def _say(self, queue: str, body: Any, options: dict[str, Any], delay: float) -> str:
         self.said += 1
-        envelope = make_envelope(body, **{"id": derived_id(self.delivery.envelope.id, queue, self.said), **options})
+        id = derived_id(self.delivery.envelope.id, queue, self.said)  # noqa: A001 - the API's word
+        envelope = make_envelope(body, **{"id": id, **options}, timestamp=self.now())
         await self.shift.publish(queue, envelope, delay)
         return envelope.id
 
@@ -168,20 +178,12 @@ def qualified_name(error: BaseException) -> str:
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def describe_text(error: BaseException) -> str:
-    """The error's own text; survives an error whose ``__str__`` raises."""
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - the user's __str__ may raise anything
-        return describe(error)
-
-
 def beyond_pythia(stack: TracebackType | None) -> TracebackType | None:
-    """The part of a traceback that begins in the user's code; all of it when none does."""
-    inner = stack
+    """The part of a traceback that begins in the user's code; its last frame when none does."""
+    inner = last = stack
     while inner is not None and inner.tb_frame.f_globals.get("__name__", "").startswith("pythia.core."):
-        inner = inner.tb_next
-    return stack if inner is None else inner
+        last, inner = inner, inner.tb_next
+    return last if inner is None else inner
 
 
 def stack_text(error: BaseException) -> str:
@@ -190,4 +192,4 @@ def stack_text(error: BaseException) -> str:
         text = "".join(traceback.format_exception(error))
     except Exception:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__
         text = "".join(traceback.format_tb(error.__traceback__)) + describe(error)
-    return text[-_TRACEBACK_BYTES:]
+    return text_of(text[-_TRACEBACK_BYTES:])

@@ -10,6 +10,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from contextvars import Context, copy_context
 from typing import Any
 
 from pythia.core.held import Held, beyond_pythia
@@ -45,11 +47,14 @@ class Lane:
             self.interrupt.cancels += 1
         self.task.cancel(f"pythia: {reason}")
 
-    def take_interrupt(self) -> Interrupt | None:
+    async def take_interrupt(self) -> Interrupt | None:
         """What we did to the handler that just ended; every cancellation of the task is taken back."""
         interrupt, self.interrupt = self.interrupt, None
-        while self.task.cancelling():
-            self.task.uncancel()
+        if self.task.cancelling():
+            while self.task.cancelling():
+                self.task.uncancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)  # where one that the handler did not live to see strikes (3.11, 3.12)
         return interrupt
 
 
@@ -71,7 +76,9 @@ class Lanes:
         self.busy = asyncio.Event()  # set when something may be running or waiting: the sweeper looks, and clears it
         self._slice = 0.0
         self._quota: int | None = None  # messages that may still begin
+        self._context: Context | None = None
         self.on_quota: Callable[[], None] = lambda: None
+        self.on_ended: Callable[[asyncio.Task[None]], None] = lambda _task: None  # a lane has
 
     def __iter__(self) -> Iterator[Lane]:
         return iter([*self._lanes, *self._abandoned])
@@ -97,12 +104,11 @@ class Lanes:
 
     def resize(self, count: int) -> None:
         """As many lanes as ``count``: new ones at once, surplus ones end after what they are doing."""
-        while len(self._lanes) < count:
+        serving = [lane for lane in self._lanes if not lane.retired]
+        for _ in range(count - len(serving)):
             self._spawn()
-        for lane in self._lanes[count:]:
+        for lane in serving[count:]:
             lane.retired = True
-            self._abandoned.append(lane)
-        del self._lanes[count:]
         self._wake(len(self._idle))
 
     def arrived(self, batch: Sequence[Held]) -> None:
@@ -141,13 +147,14 @@ class Lanes:
     def abandon(self, lane: Lane) -> Sequence[Held]:
         """Give up a lane whose handler does not end; another takes its place. What it held, for the caller to settle."""
         group, lane.group = lane.group, ()
+        replaced = not (lane.retired or self._shift.stopping.is_set())
         lane.abandoned = lane.retired = True
         self._lanes.remove(lane)
         self._abandoned = [*(old for old in self._abandoned if not old.task.done()), lane]
         for held in group:
             self._slots.finished()
             self._pass_on(held)
-        if not self._shift.stopping.is_set():
+        if replaced:
             self._spawn()
         return group
 
@@ -163,9 +170,19 @@ class Lanes:
             await asyncio.wait(tasks, timeout=within)
 
     def _spawn(self) -> None:
+        """A new lane, in the context of the first ones: whoever asks for it later (a handler, say) lends it nothing."""
         lane = Lane()
-        lane.task = asyncio.create_task(self._live(lane), name=f"lane {len(self._lanes)}")
+        if self._context is None:
+            self._context = copy_context()
+        name, context = f"lane {len(self._lanes)}", self._context.copy()
+        lane.task = asyncio.create_task(self._live(lane), name=name, context=context)
         self._lanes.append(lane)
+        lane.task.add_done_callback(lambda task: self._ended(lane, task))
+
+    def _ended(self, lane: Lane, task: asyncio.Task[None]) -> None:
+        if lane in self._lanes:
+            self._lanes.remove(lane)
+        self.on_ended(task)
 
     async def _live(self, lane: Lane) -> None:
         while (group := await self._take(lane)) is not None:
@@ -195,6 +212,12 @@ class Lanes:
             self._idle.append(future)
             try:
                 await future
+            except asyncio.CancelledError:
+                if lane.killed:
+                    raise
+                await (
+                    lane.take_interrupt()
+                )  # of a handler that has ended: somebody kept its task, and cancelled it late
             finally:
                 if future in self._idle:
                     self._idle.remove(future)
@@ -241,6 +264,7 @@ class Lanes:
         self._shift.tally.queue(held.delivery.queue).buffered -= 1
         self._slots.started()
         held.started = self._shift.clock.monotonic()
+        held.rules = self._shift.rules
         if self._quota is not None:
             self._quota -= 1
             if self._quota == 0:
@@ -249,13 +273,13 @@ class Lanes:
 
     async def _work(self, lane: Lane, group: list[Held]) -> None:
         started = time.perf_counter()
-        admitted = [held for held in group if await self._admit(held) and self._has_its_turn(held)]
+        admitted = [held for held in group if await self._admit(held)]
         if admitted and self._shift.stopping.is_set():
             for held in admitted:  # the drain came while a claim was being made: no handler begins any more (I6)
                 await self._processor.interrupted(held, Interrupt("drain"))
         elif admitted:
             value, error = await self._run(lane, admitted)
-            interrupt = lane.take_interrupt()
+            interrupt = await lane.take_interrupt()
             if lane.abandoned:
                 return
             for held in admitted:
@@ -268,8 +292,8 @@ class Lanes:
 
     async def _admit(self, held: Held) -> bool:
         try:
-            return await self._processor.admit(held)
-        except Exception as error:  # noqa: BLE001 - the user's idempotency_key may raise anything
+            return await self._processor.admit(held) and self._has_its_turn(held)
+        except Exception as error:  # noqa: BLE001 - the user's idempotency_key and ordering_key may raise anything
             await self._processor.conclude(held, None, error)
             return False
 
@@ -295,7 +319,7 @@ class Lanes:
 
     async def _run(self, lane: Lane, admitted: Sequence[Held]) -> tuple[Any, BaseException | None]:
         """The handler's value or its exception, whatever kind of exception it is: the loop lives on."""
-        timeout = self._shift.rules.handler_timeout
+        timeout = admitted[0].rules.handler_timeout
         if timeout is not None:
             deadline = self._shift.clock.monotonic() + timeout
             for held in admitted:
@@ -307,7 +331,7 @@ class Lanes:
         except GeneratorExit:
             raise
         except BaseException as error:
-            if lane.killed and lane.interrupt is None:
+            if lane.killed and lane.interrupt is None and isinstance(error, asyncio.CancelledError):
                 raise
             return None, error.with_traceback(beyond_pythia(error.__traceback__))
         finally:

@@ -69,6 +69,7 @@ class Life:
         self.max_messages: int | None = None
         self.http: str | None = None  # where the probes answer, for the banner
         self.on_running: Callable[[], None] = lambda: None
+        self.on_second: Callable[[], None] = lambda: None  # about every second of a loop that turns
         self._forget_run()
 
     def _forget_run(self) -> None:
@@ -109,6 +110,7 @@ class Life:
         if to in (WorkerState.STOPPED, WorkerState.ERROR):
             self.status.running_since = None if to is WorkerState.STOPPED else self.status.running_since
         if to is WorkerState.STOPPED:
+            self.status.paused = False  # not kept over a restart
             self.finished()
 
     def begin(self) -> None:
@@ -128,7 +130,7 @@ class Life:
         self.status.started_up = False
         self.status.failure = None
         self.starter = asyncio.current_task()
-        self.tend(tending.pulse(self.status), "pulse")
+        self.tend(tending.pulse(self), "pulse")
 
     # Stopping, from anywhere.
 
@@ -137,10 +139,10 @@ class Life:
         with self._lock:
             if not self.stop_cause:
                 self.stop_cause, self._stop_timeout = cause, timeout
-        if self.loop is None or self.state is WorkerState.ERROR:
+        if self.loop is None or (self.state is WorkerState.ERROR and self._done.done()):
             self._stop_what_does_not_run()
-        elif not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._stop_now)
+        elif self.state is not WorkerState.STOPPED and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._stop_now, self.stop_asked)
         return StopRequest(self._done, lambda: inside.get() is self)
 
     def ask_to_stop(self, cause: str) -> None:
@@ -153,8 +155,11 @@ class Life:
         if self.state in (WorkerState.INITIALIZING, WorkerState.STOPPING):
             self.move(WorkerState.STOPPED)
 
-    def _stop_now(self) -> None:
-        self.stop_asked.set()
+    def _stop_now(self, asked: asyncio.Event) -> None:
+        """``asked`` is the event of the run that was to stop; another may have begun meanwhile."""
+        asked.set()
+        if asked is not self.stop_asked:
+            return
         if self.state is WorkerState.STARTING and self.starter is not None:
             self.starter.cancel("pythia: stop")
 
@@ -197,9 +202,12 @@ class Life:
         self.emit(WorkerStopped(exit_code=self.exit_code, seconds=round(self.age, 3)))
 
     def finished(self) -> None:
-        """Whoever awaits the stop goes on."""
-        if not self._done.done():
-            self._done.set_result(None)
+        """Whoever awaits the stop goes on; what failed to start is stopped, if that was asked for meanwhile."""
+        if self._done.done():
+            return
+        self._done.set_result(None)
+        if self.state is WorkerState.ERROR and self.stop_cause:
+            self._stop_what_does_not_run()
 
     @property
     def age(self) -> float:

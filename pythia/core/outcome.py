@@ -37,13 +37,13 @@ def decide(error: BaseException | None, *, attempt: int, policy: RetryPolicy, ra
         case None:
             return ACK
         case Drop():
-            return Outcome("drop", error.reason, error)
+            return Outcome("drop", text_of(error.reason), error)
         case Reject():
-            return Outcome("dead_letter", error.reason, error, dead_reason="rejected")
+            return Outcome("dead_letter", text_of(error.reason), error, dead_reason="rejected")
         case DecodeError():
-            return Outcome("dead_letter", str(error), error, dead_reason=error.reason)
+            return Outcome("dead_letter", text_of(error), error, dead_reason=error.reason)
         case Defer():
-            return Outcome("defer", error.reason, error, max(0.0, error.delay))
+            return Outcome("defer", text_of(error.reason), error, max(0.0, error.delay))
     return _failed(error, attempt=attempt, policy=policy.governing(error), random=random)
 
 
@@ -58,11 +58,16 @@ def _failed(error: BaseException, *, attempt: int, policy: RetryPolicy, random: 
 
 def describe(error: BaseException) -> str:
     """One line that says which error it was; survives an error whose own ``__str__`` raises."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - the user's __str__ may raise anything
-        text = "<its text cannot be had: __str__ raised>"
+    text = text_of(error)
     name = type(error).__name__
     if isinstance(error, Retry):
         return text or "retry asked for"
     return f"{name}: {text}" if text else name
+
+
+def text_of(thing: object) -> str:
+    """What a user gave as a reason, or an error says, as text that every broker can write down."""
+    try:
+        return str(thing).encode(errors="backslashreplace").decode()
+    except Exception:  # noqa: BLE001 - the user's __str__ may raise anything
+        return "<its text cannot be had: __str__ raised>"

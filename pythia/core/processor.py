@@ -11,10 +11,10 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
-from pythia.broker import Claim, Output
+from pythia.broker import Claim, Kind, Output
 from pythia.core.context import current_delivery, current_say
 from pythia.core.dedup import Dedup
-from pythia.core.events import MessageDuplicate, MessageTimeout
+from pythia.core.events import MessageDuplicate, MessageTimeout, TaskFailed
 from pythia.core.held import Held
 from pythia.core.middleware import Call
 from pythia.core.outcome import ACK, Outcome
@@ -48,10 +48,12 @@ class Processor:
     async def admit(self, held: Held) -> bool:
         """Whether the handler should see it; otherwise it is settled: expired, undecodable, or a duplicate."""
         outcome = self._too_old(held) or self._decode(held)
-        if outcome is None and held.message is not None and self._shift.rules.dedup_ttl is not None:
+        if outcome is None and held.message is not None and held.rules.dedup_ttl is not None:
             outcome = await self._claim(held, held.message)
         if outcome is not None:
             held.settle(outcome)
+        elif not held.open:
+            await self._free_claim(held, None)
         return outcome is None and held.open
 
     async def handle(self, group: Sequence[Held]) -> Any:
@@ -70,32 +72,39 @@ class Processor:
     async def conclude(self, held: Held, value: Any, error: BaseException | None) -> None:
         """Settle ``held`` by what its handler returned or raised; nothing if it settled itself or was lost."""
         if not held.open:
-            await self._dedup.conclude(held, None if held.outcome is None else held.outcome.kind)
+            await self._free_claim(held, None if held.outcome is None else held.outcome.kind)
             return
         outcome, outputs = held.judge(error), _NO_OUTPUTS
-        if error is None and value is not None and self._shift.rules.sink is not None:
-            outcome, outputs = self._sink(held, self._shift.rules.sink, value)
-        await self._dedup.conclude(held, outcome.kind)
+        if error is None and value is not None and held.rules.sink is not None:
+            outcome, outputs = self._sink(held, held.rules.sink, value)
+        await self._free_claim(held, outcome.kind)
         held.settle(outcome, outputs)
 
     async def interrupted(self, held: Held, interrupt: Interrupt) -> None:
         """Settle ``held``, whose handler was cancelled by us."""
         match interrupt.reason:
             case "timeout":
-                seconds = self._shift.rules.handler_timeout or 0.0
+                seconds = held.rules.handler_timeout or 0.0
                 error = HandlerTimeout(f"the handler ran longer than {seconds:g} s (handler_timeout_seconds)")
                 self._shift.emit(
                     MessageTimeout(delivery=held.delivery, reason="handler_timeout_seconds", seconds=seconds)
                 )
                 await self.conclude(held, None, error)
             case "drain":
-                await self._dedup.conclude(held, "release")
+                await self._free_claim(held, "release")
                 held.settle(Outcome("release", "drain"))
             case _:
-                await self._dedup.conclude(held, None)
+                await self._free_claim(held, None)
+
+    async def _free_claim(self, held: Held, kind: Kind | None) -> None:
+        """A store that cannot be reached keeps no message from its settlement: the claim expires by itself."""
+        try:
+            await self._dedup.conclude(held, kind)
+        except Exception as error:  # noqa: BLE001 - a store of the user's choice may raise anything
+            self._shift.emit(TaskFailed(where="idempotency store", error=error))
 
     def _too_old(self, held: Held) -> Outcome | None:
-        limit = self._shift.rules.max_age
+        limit = held.rules.max_age
         if limit is None or (age := self._shift.clock.time() - held.delivery.first_seen) <= limit:
             return None
         text = f"waited {age:.0f} s, max_age_seconds is {limit:g}"
@@ -103,7 +112,7 @@ class Processor:
 
     def _decode(self, held: Held) -> Outcome | None:
         try:
-            body = self._shift.rules.decoder.decode(held.delivery.envelope)
+            body = held.rules.decoder.decode(held.delivery.envelope)
         except DecodeError as error:
             return Outcome("dead_letter", str(error), error, dead_reason=error.reason)
         held.message = delivered(held.delivery, body, held)
@@ -127,6 +136,7 @@ class Processor:
                 id=derived_id(source.id, queue, 0),
                 correlation_id=source.correlation_id or source.id,
                 headers=_carried(source.headers),
+                timestamp=held.now(),
             )
         except TypeError as error:
             return held.judge(error), ()

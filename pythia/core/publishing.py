@@ -10,7 +10,7 @@ from typing import Any
 
 from pythia.broker import Broker, Published
 from pythia.core.codecs import encode
-from pythia.errors import PublishError
+from pythia.errors import PublishError, StoreError
 from pythia.message import Envelope, new_id
 
 
@@ -25,8 +25,9 @@ def make_envelope(
     priority: int | None = None,
     idempotency_key: str | None = None,
     ordering_key: str | None = None,
+    timestamp: float | None = None,
 ) -> Envelope:
-    """What the user said, as it goes on the wire: encoded, with an id and the present time.
+    """What the user said, as it goes on the wire: encoded, with an id and a time (None: the present one).
 
     Raises:
         TypeError: the body has no JSON form.
@@ -40,7 +41,7 @@ def make_envelope(
         correlation_id=correlation_id,
         reply_to=reply_to,
         priority=priority,
-        timestamp=time.time(),
+        timestamp=time.time() if timestamp is None else timestamp,
         idempotency_key=idempotency_key,
         ordering_key=ordering_key,
     )
@@ -58,16 +59,22 @@ async def confirm(broker: Broker, queue: str, envelopes: Sequence[Envelope], *, 
     Raises:
         PublishError: one was refused or is in doubt (``in_doubt`` if any is). BrokerUnavailable: none was sent.
     """
+    if not queue:
+        raise ValueError("a queue has a name: cannot publish to ''")
     answers = await broker.publish(queue, envelopes, delay=delay)
     for envelope, answer in zip(envelopes, answers, strict=True):
         if answer is not Published.CONFIRMED:
-            raise refusal(queue, envelope.id, answer)
+            raise refusal(queue, envelope.id, answer, broker.stats().get("trouble"))
 
 
-def refusal(queue: str, id: str, answer: Published) -> PublishError:  # noqa: A002 - the API's word
-    """The error for a message that was not confirmed."""
+def refusal(queue: str, id: str, answer: Published, trouble: str | None = None) -> PublishError:  # noqa: A002 - the API's word
+    """The error for a message that was not confirmed; ``trouble`` is what keeps a store from being written just now."""
     in_doubt = answer is Published.UNKNOWN
     what = (
         "is in doubt: publish it again with the same id" if in_doubt else "was refused by the broker: it is not there"
     )
-    return PublishError(f"message {id} to {queue!r} {what}", queue=queue, id=id, in_doubt=in_doubt)
+    why = "" if trouble is None else f"; {trouble}"
+    error = PublishError(f"message {id} to {queue!r} {what}{why}", queue=queue, id=id, in_doubt=in_doubt)
+    if trouble is not None:
+        error.exit_code = StoreError.exit_code
+    return error

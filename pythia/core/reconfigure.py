@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pythia.config import ReloadClass, WorkerConfig, diff
 from pythia.core.assembly import rules_of
 from pythia.core.events import ConfigApplied, Notice
+from pythia.core.state import WorkerState
 
 if TYPE_CHECKING:
     from pythia.core.worker import Worker
@@ -21,7 +22,7 @@ def reconfigure(worker: Worker, new: WorkerConfig) -> None:
     life, changes = worker._pythia_life, diff(worker._pythia_config, new)  # noqa: SLF001 - the worker's own setter
     rules = rules_of(worker, new)
     worker._pythia_config = new  # noqa: SLF001 - as above
-    if not changes or life.engine is None or life.shift is None:
+    if not changes or life.engine is None or life.state not in (WorkerState.STARTING, WorkerState.RUNNING):
         life.status.config = new
         return
     life.status.config = new

@@ -17,6 +17,7 @@ from pythia.core.events import (
 from pythia.core.held import Held
 from pythia.core.outcome import Outcome
 from pythia.core.tally import QueueTally
+from pythia.errors import DecodeError, Directive
 
 
 def settled(held: Held, outcome: Outcome, outputs: Sequence[Output], tally: QueueTally) -> None:
@@ -62,15 +63,17 @@ def lost(held: Held, reason: str, tally: QueueTally) -> None:
 
 def _dead(held: Held, outcome: Outcome, tally: QueueTally) -> None:
     reason = outcome.dead_reason or "rejected"
+    name = held.shift.broker.capabilities.dead_queue
+    dead_queue = None if name is None else name.format(queue=held.delivery.queue)
     tally.dead_reasons[reason] = tally.dead_reasons.get(reason, 0) + 1
     held.shift.emit(
         MessageDead(
             delivery=held.delivery,
-            error=outcome.error,
+            error=None if isinstance(outcome.error, Directive | DecodeError) else outcome.error,  # said, not suffered
             reason=reason,
             detail=outcome.reason,
             attempts=held.delivery.attempt,
-            dead_queue=f"{held.delivery.queue}.dead",
+            dead_queue=dead_queue,
         )
     )
 

@@ -46,8 +46,14 @@ class RetryPolicy:
         if self.delays_seconds:
             delay = self.delays_seconds[min(attempt, len(self.delays_seconds)) - 1]
         else:
-            delay = min(self.cap_seconds, self.base_seconds * self.factor ** min(attempt - 1, 64))
+            delay = self._exponential(attempt)
         return delay * (1 + self.jitter * random.uniform(-1, 1))
+
+    def _exponential(self, attempt: int) -> float:
+        try:
+            return min(self.cap_seconds, self.base_seconds * self.factor ** (attempt - 1))
+        except OverflowError:
+            return self.cap_seconds
 
     def governing(self, error: BaseException) -> RetryPolicy:
         """The policy that speaks for ``error``: its class's own, else this one."""

@@ -38,6 +38,10 @@ class Settler:
         self.accepting = asyncio.Event()  # cleared while the broker refuses
         self.accepting.set()
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def put(self, held: Held, settlement: Settlement) -> None:
         self._pending.append((held, settlement))
         self._news.set()
@@ -68,6 +72,7 @@ class Settler:
         batch = [row for row in self._pending[:MOST_AT_ONCE] if row[0].lost is None]
         del self._pending[:MOST_AT_ONCE]
         if not batch:
+            self._note(0)  # what was refused is lost by now: nobody stands in the way any more
             return
         answers = await self._consumer.settle([settlement for _, settlement in batch])
         refused = [row for row, answer in zip(batch, answers, strict=True) if answer is Settled.REFUSED]

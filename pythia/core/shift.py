@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pythia.broker import Broker
 from pythia.clock import Clock
@@ -19,6 +19,8 @@ from pythia.errors import BrokerError, PublishError
 if TYPE_CHECKING:
     from pythia.core.outcome import Outcome
     from pythia.message import Delivery, Envelope, Message
+
+T = TypeVar("T")
 
 
 class Shift:
@@ -44,9 +46,16 @@ class Shift:
         self.emit = emit
         self.clock = clock
         self.random = random
+        self.loop = asyncio.get_running_loop()
         self.stopping = asyncio.Event()  # set when a drain begins; handlers see it as message.stopping
         self.stepping: Delivery | None = None  # whose handler the loop is executing at this very moment
         self.on_outcome: Callable[[Message[object], Outcome], None] | None = None  # the user's hook, if there is one
+
+    async def at_home(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await ``work`` on the loop of this shift: an ``async def`` handler in a thread has one of its own."""
+        if asyncio.get_running_loop() is self.loop:
+            return await work
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
 
     async def publish(self, queue: str, envelope: Envelope, delay: float = 0.0) -> None:
         """Publish on the worker's own connection; confirmed, or it raises, and is counted either way."""

@@ -16,16 +16,19 @@ MOST_AHEAD = 256
 class Slots:
     """The accounts of one engine. Everything here happens on the loop's thread.
 
-    Several queues share the lanes round robin: whoever waited longest reserves first.
+    Several queues share the lanes round robin: whoever waited longest reserves first. What an empty queue has been asked
+    for is lent to the others, so that they are served meanwhile; what then comes all the same waits for a lane.
     """
 
-    def __init__(self, lanes: int, prefetch: int | None) -> None:
+    def __init__(self, lanes: int, prefetch: int | None, *, queues: int = 1) -> None:
         self.lanes = lanes  # messages that handlers can have at once
         self._prefetch = prefetch
+        self._queues = queues
         self.held = 0  # unsettled: ready, running, or being settled
         self.ready = 0
         self.running = 0
         self.reserved = 0  # asked for, not yet here
+        self.lent = 0  # asked for, not yet here, and not waited for any more
         self._service: float | None = None  # seconds a message takes, smoothed
         self._waiters: deque[asyncio.Future[None]] = deque()
 
@@ -40,13 +43,15 @@ class Slots:
 
     @property
     def prefetch(self) -> int:
-        """Most unsettled deliveries held (I8)."""
-        return 2 * (self.lanes + MOST_AHEAD) if self._prefetch is None else max(self._prefetch, self.lanes)
+        """Most unsettled deliveries held (I8): at least every lane's, and one that each other queue may yet answer with."""
+        if self._prefetch is None:
+            return 2 * (self.lanes + MOST_AHEAD) + self._queues
+        return max(self._prefetch, self.lanes + self._queues - 1)
 
     @property
     def free(self) -> int:
         startable = self.lanes + self.ahead - self.running - self.ready - self.reserved
-        return min(startable, self.prefetch - self.held - self.reserved)
+        return min(startable, self.prefetch - self.held - self.reserved - self.lent)
 
     def resize(self, lanes: int, prefetch: int | None) -> None:
         self.lanes = lanes
@@ -62,21 +67,40 @@ class Slots:
 
         Cancelled while waiting, nothing is reserved. What was reserved must be given to ``arrived``.
         """
-        while not self._worth_asking():
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            finally:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
+        if self._waiters or not self._worth_asking():
+            await self._turn()
         amount = self.free if most is None else min(most, self.free)
         self.reserved += amount
+        self._wake()
         return amount
 
-    def arrived(self, reserved: int, count: int) -> None:
-        """Of ``reserved``, ``count`` came."""
+    async def _turn(self) -> None:
+        """Wait in line; at its head, until something may be asked for."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+            while not self._worth_asking():
+                self._waiters[0] = waiter = asyncio.get_running_loop().create_future()
+                await waiter
+        except BaseException:
+            self._waiters.remove(waiter)
+            self._wake()
+            raise
+        self._waiters.remove(waiter)
+
+    def lend(self, reserved: int) -> None:
+        """Whoever reserved this waits for a queue that seems to be empty: others may use it. Then ``arrived(lent=True)``."""
         self.reserved -= reserved
+        self.lent += reserved
+        self._wake()
+
+    def arrived(self, reserved: int, count: int, *, lent: bool = False) -> None:
+        """Of ``reserved``, ``count`` came."""
+        if lent:
+            self.lent -= reserved
+        else:
+            self.reserved -= reserved
         self.held += count
         self.ready += count
         self._wake()
@@ -104,7 +128,5 @@ class Slots:
         return free >= 1 and (self.ready == 0 or free > self.ahead // 2)
 
     def _wake(self) -> None:
-        if self._waiters and self._worth_asking():
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._waiters and not self._waiters[0].done() and self._worth_asking():
+            self._waiters[0].set_result(None)

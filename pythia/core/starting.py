@@ -10,7 +10,8 @@ from pythia.broker import Broker, IdempotencyStore
 from pythia.core import tending
 from pythia.core.assembly import assemble
 from pythia.core.banner import banner
-from pythia.core.events import BrokerConnected, BrokerLost, WorkerRunning
+from pythia.core.calling import written
+from pythia.core.events import BrokerConnected, BrokerLost, Notice, WorkerRunning
 from pythia.core.life import Life, StartStopped, inside
 from pythia.core.state import WorkerState
 from pythia.core.status import Connection
@@ -32,6 +33,8 @@ async def connect(life: Life) -> None:
     broker = life.open_broker(config)
     life.stores.append(broker)
     life.emit(banner(life, broker))
+    if not (written(type(life.worker).process_message) or written(type(life.worker).process_batch)):
+        life.emit(Notice(detail=f"{type(life.worker).__name__} has no process_message: every message will fail"))
     await _reach(life, broker)
     store = broker.idempotency()
     if config.dedup.enabled and config.dedup.store_url is not None and life.open_store is not None:
@@ -50,21 +53,33 @@ async def start_up(life: Life) -> None:
     life.worker._startup_time = datetime.now()  # noqa: DTZ005, SLF001 - fixed by the first page: naive, local
     if life.stopping:
         raise StartStopped("stopped before on_startup")
-    limit = life.worker.config.startup_timeout_seconds or None
     token = inside.set(life)
     try:
         with life.adoption:
-            async with asyncio.timeout(limit):
-                await life.worker.on_startup()
-    except asyncio.CancelledError:
-        if not life.stop_cause or life.starter is None:
+            await _on_startup(life)
+    except asyncio.CancelledError as error:
+        if life.starter is None or (life.starter.cancelling() and not life.stop_cause):
             raise
+        if not life.stop_cause:
+            raise RuntimeError("on_startup awaited something that was cancelled, and let that pass") from error
         life.starter.uncancel()
         raise StartStopped("stopped during on_startup") from None
     finally:
         inside.reset(token)
     life.status.started_up = True
     life.move(WorkerState.RUNNING)
+
+
+async def _on_startup(life: Life) -> None:
+    """The user's hook, within what the broker left of ``startup_timeout_seconds``."""
+    limit = life.worker.config.startup_timeout_seconds
+    try:
+        async with asyncio.timeout(max(0.0, limit - life.age) if limit else None) as bound:
+            await life.worker.on_startup()
+    except TimeoutError:
+        if not bound.expired():
+            raise
+        raise TimeoutError(f"on_startup was not done within startup_timeout_seconds = {limit:g}") from None
 
 
 def consume(life: Life) -> None:

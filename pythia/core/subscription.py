@@ -46,6 +46,7 @@ class Subscription:
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
+        self._registered = False
         self._asking = False  # a receive is in flight
         self.intake_over = asyncio.Event()
         self.registered_at: float | None = None
@@ -80,11 +81,13 @@ class Subscription:
         finally:
             self.intake_over.set()
             self._unregister()
+            self._consumer = None
 
     async def drain(self) -> None:
         """Take nothing more. What is held may still be settled."""
         self._draining = True
         self.intake_over.set()
+        self._unregister()
         if self._consumer is not None:
             await self._consumer.drain()
 
@@ -123,7 +126,7 @@ class Subscription:
         await asyncio.wait({receiving, settling})
 
     async def _receive(self, consumer: Consumer) -> None:
-        most: int | None = None
+        most = 1 if self._shares else None
         while not self._draining:
             reserved = await self._reserve(most)
             if reserved is None:
@@ -132,20 +135,31 @@ class Subscription:
             deliveries = await self._ask(consumer, reserved)
             if not deliveries:
                 break
-            most = 1 if self._shares and time.monotonic() - asked > COLD_SECONDS else None
+            hot = len(deliveries) == reserved and time.monotonic() - asked < COLD_SECONDS
+            most = 1 if self._shares and not hot else None  # nothing that others could use waits for an empty queue
             self._take(deliveries)
         self.intake_over.set()
-        await self._idle.wait()
+        if not self.settler.closed:
+            await self._idle.wait()
         self.settler.close()
 
     async def _ask(self, consumer: Consumer, reserved: int) -> Sequence[Delivery]:
         deliveries: Sequence[Delivery] = ()
-        self._asking = True
+        self._asking, lent = True, False
+
+        def lend() -> None:
+            nonlocal lent
+            lent = True
+            self._slots.lend(reserved)
+
+        loan = asyncio.get_running_loop().call_later(COLD_SECONDS, lend) if self._shares else None
         try:
             deliveries = await consumer.receive(reserved)
         finally:
             self._asking = False
-            self._slots.arrived(reserved, len(deliveries))
+            if loan is not None:
+                loan.cancel()
+            self._slots.arrived(reserved, len(deliveries), lent=lent)
         return deliveries
 
     async def _reserve(self, most: int | None) -> int | None:
@@ -172,15 +186,20 @@ class Subscription:
     def _answered(self, held: Held, settlement: Settlement, answer: Settled) -> None:
         self._forget(held)
         outcome = held.outcome
-        if answer is Settled.DONE and outcome is not None:
+        if held.lost is not None:  # meanwhile: counted and told then
+            self._stale()
+        elif answer is Settled.DONE and outcome is not None:
             report.settled(held, outcome, settlement.outputs, self._tally)
             if self._shift.on_outcome is not None and held.message is not None:
                 self._shift.on_outcome(held.message, outcome)
         else:
-            self._tally.stale += 1
             report.lost(held, f"{settlement.kind} came too late", self._tally)
-            self._shift.emit(SettleStale(queue=self.queue, count=1))
+            self._stale()
         held.answered(answer)
+
+    def _stale(self) -> None:
+        self._tally.stale += 1
+        self._shift.emit(SettleStale(queue=self.queue, count=1))
 
     def _lose(self, held: Held, reason: str) -> None:
         held.lose(reason)
@@ -200,16 +219,16 @@ class Subscription:
 
     def _register(self) -> None:
         self.registered_at = self._shift.clock.monotonic()
-        self._tally.registered = True
+        self._registered = self._tally.registered = True
         self._tally.unregistered_since = None
         self._tally.unregistered_why = ""
         self.on_registered()
         self._shift.emit(ConsumerRegistered(queue=self.queue))
 
     def _unregister(self) -> None:
-        if self._consumer is None:
+        if not self._registered:
             return
-        self._consumer = None
+        self._registered = False  # a later subscription's registration is not this one's to take back
         self._tally.registered = False
         self._tally.unregistered_since = self._shift.clock.time()
         self._tally.unregistered_why = "drained" if self._draining else "connection lost"

@@ -7,22 +7,28 @@ import time
 from typing import TYPE_CHECKING
 
 from pythia.core.events import HealthFailed, HealthRecovered
-from pythia.core.status import Check, Status
+from pythia.core.status import Check
 from pythia.errors import BrokerError
 
 if TYPE_CHECKING:
     from pythia.core.life import Life
 
 BEAT_SECONDS = 0.1
+TELL_SECONDS = 1.0
 OFF_SECONDS = 5.0  # how often a switched-off measurement looks whether it was switched on
 
 
-async def pulse(status: Status) -> None:
+async def pulse(life: Life) -> None:
     """Beat, for ever: whoever watches from outside sees a blocked loop by a heartbeat that grows old."""
+    status, told = life.status, time.monotonic()
     while True:
         before = status.heartbeat = time.monotonic()
         await asyncio.sleep(BEAT_SECONDS)
         status.loop_lag = max(0.0, time.monotonic() - before - BEAT_SECONDS)
+        status.settling_refused = life.engine is not None and life.engine.refused
+        if before - told > TELL_SECONDS:
+            told = before
+            life.on_second()
 
 
 async def check_health(life: Life) -> None:

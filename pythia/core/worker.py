@@ -25,7 +25,7 @@ from pythia.core.retry import RetryPolicy
 from pythia.core.rules import class_defaults
 from pythia.core.state import WorkerState
 from pythia.core.stop import StopRequest
-from pythia.errors import BrokerUnavailable, seconds
+from pythia.errors import BrokerUnavailable, TargetError, seconds
 from pythia.message import Message
 
 
@@ -165,7 +165,7 @@ class Worker:
         shift = self._pythia_life.shift
         if shift is None:
             raise BrokerUnavailable(f"worker {self.name} is not connected: it publishes from on_startup to on_shutdown")
-        envelope = make_envelope(body, **options)
+        envelope = make_envelope(body, **options, timestamp=shift.clock.time())
         await shift.publish(queue, envelope, wait)
         return envelope.id
 
@@ -213,7 +213,18 @@ class Worker:
 
 
 def make_worker(cls: type[Worker], config: WorkerConfig | None = None) -> Worker:
-    """An instance of ``cls``, whose constructor may want a configuration or may take nothing."""
+    """An instance of ``cls``, whose constructor may want a configuration or may take nothing.
+
+    Raises:
+        TargetError: its constructor does not call ``Worker``'s. Whatever the constructor raises.
+    """
+    worker = _made(cls, config)
+    if not hasattr(worker, "_pythia_life"):
+        raise TargetError(f"{cls.__name__}.__init__ must call super().__init__(config)")
+    return worker
+
+
+def _made(cls: type[Worker], config: WorkerConfig | None) -> Worker:
     signature = inspect.signature(cls)
     if config is None:
         with contextlib.suppress(TypeError):
