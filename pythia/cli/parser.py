@@ -84,7 +84,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if unknown:
         args.leaf.refuse(unknown)
     if getattr(args, "run", None) is None:
-        parser.error("which command?")
+        parser.error("say which command")
     return args
 
 

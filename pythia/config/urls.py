@@ -14,6 +14,7 @@ REDIS_MODES = ("stream", "list", "pubsub")
 _MASK = "***"
 _FILES = ("memory", "sqlite")  # a path, and nobody to log in as
 _SECRET_PARAMETER = re.compile(r"([?&;][^=?&;#]*(?:pass|pwd|secret|token|key)[^=?&;#]*=)", re.IGNORECASE)
+_PLAIN_PATH = re.compile(r"[\w./-]+\.db\w*")
 _VALUE = re.compile(r"[^&;]*")
 
 
@@ -63,6 +64,8 @@ def check_url(url: str, schemes: tuple[str, ...]) -> None:
     if any(character.isspace() or not character.isprintable() for character in url):
         raise ValueError("must not contain spaces, line breaks or control characters")
     scheme, separator, rest = url.partition("://")
+    if not separator and _PLAIN_PATH.fullmatch(url):
+        raise ValueError("must be a URL; for a file: sqlite:///path/to/file.db")
     if not separator:
         raise ValueError(f"must be a URL that begins with {_listed(schemes)}")
     if scheme not in schemes:

@@ -50,6 +50,11 @@ class LogSection(Protocol):
     def format(self) -> str: ...
 
 
+def configured_elsewhere() -> bool:
+    """Whether the application has set structlog up by itself: then its lines, ours among them, are its own affair."""
+    return structlog.is_configured() and structlog.get_config()["processors"] is not _PROCESSORS
+
+
 def configure(log: LogSection, stream: TextIO | None = None) -> None:
     """Set structlog and ``logging`` up for this process; the last call wins.
 

@@ -111,7 +111,7 @@ def test_the_later_of_two_places_wins():
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ([], "which command?; see pythia --help"),
+        ([], "say which command; see pythia --help"),
         (["rnu"], "no command 'rnu', did you mean run?; see pythia --help"),
         (["dead", "lits", "q"], "no command 'lits', did you mean list?; see pythia dead --help"),
         (["run", "m:W", "--brust"], "unknown option --brust, did you mean --burst?; see pythia run --help"),

@@ -526,3 +526,16 @@ def test_a_users_capture_of_structlog_sees_events_too(stream):
         logs.LogObserver("w", "w-1")(ConsumerRegistered(queue="a"))
     assert captured[0]["event"] == "consumer.registered"
     assert rows(stream) == []
+
+
+def test_an_application_that_set_structlog_up_by_itself_keeps_its_own() -> None:
+    before = structlog.get_config()
+    try:
+        structlog.configure(processors=[structlog.processors.JSONRenderer()])
+        assert logs.configured_elsewhere()
+        logs.configure(Section())
+        assert not logs.configured_elsewhere()
+        structlog.reset_defaults()
+        assert not logs.configured_elsewhere()
+    finally:
+        structlog.configure(**before)
