@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from pythia.broker import Broker
 from pythia.brokers import open_broker
 from pythia.burst import watch_burst
 from pythia.config import WorkerConfig, was_set
-from pythia.core.calling import HANDLER_THREAD
+from pythia.core.calling import busy_threads
 from pythia.core.ending import cut_short, fail_start, give_up_start
 from pythia.core.events import ConfigRefused, DrainReleased, Notice, TaskFailed
 from pythia.core.life import Life, StartStopped
@@ -35,6 +36,8 @@ from pythia.observability import logs
 from pythia.observability.watchdog import Watchdog
 
 W = TypeVar("W", bound=Worker)
+
+LEAST_FOR_CLOSING_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +85,19 @@ def run(worker: Worker, options: RunOptions = PLAIN) -> int:
         code = life_of(worker).exit_code or (error.exit_code if isinstance(error, PythiaError) else 70)
     if _something_never_ends(life_of(worker)):
         _leave(code or 75)
-    runner.close()
+    _close(runner, life_of(worker), code)
     return code
+
+
+def _close(runner: asyncio.Runner, life: Life, code: int) -> None:
+    """Close the loop; that waits for its threads, and one that never returns must not outlive the deadline."""
+    began = time.monotonic() if life.drain_began is None else life.drain_began
+    left = max(LEAST_FOR_CLOSING_SECONDS, began + life.drain_timeout - time.monotonic())
+    leaving = threading.Timer(left, _leave, (code or 75,))
+    leaving.daemon = True
+    leaving.start()
+    runner.close()
+    leaving.cancel()
 
 
 async def serve(worker: Worker, options: RunOptions = PLAIN) -> None:
@@ -204,7 +218,8 @@ def _furnish(worker: Worker, life: Life, options: RunOptions, outside: ExitStack
     if life.open_broker is None:
         life.open_broker = _open_configured
         life.open_store = _open_store
-    logs.configure(config.log)
+    if not logs.configured_elsewhere():
+        logs.configure(config.log)
     log = logs.LogObserver(config.worker_name, config.worker_id)
     outside.enter_context(life.emit.to(log))
     outside.callback(log.flush)
@@ -334,9 +349,7 @@ class _Doom:
 
 def _something_never_ends(life: Life) -> bool:
     stuck = life.engine is not None and life.engine.lanes.stuck
-    drained = life.drained is not None and not life.drained.clean
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith(HANDLER_THREAD)]
-    return bool(stuck) or (drained and bool(threads))
+    return bool(stuck or busy_threads())
 
 
 def _leave(code: int) -> Any:

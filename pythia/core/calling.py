@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,6 +21,8 @@ HANDLER_THREAD = "pythia-handler"
 MOST_THREADS = 4096  # lanes bound the running ones; the rest are abandoned, by a timeout, and end when they end
 
 M = TypeVar("M", bound=Callable[..., Any])
+
+_busy: set[int] = set()  # idents of the threads in which a handler runs
 
 
 def default(method: M) -> M:
@@ -58,6 +61,11 @@ def handler_of(worker: Worker) -> tuple[bool, Call]:
             )
 
 
+def busy_threads() -> int:
+    """How many handlers run in threads of this process at this moment, abandoned ones included."""
+    return len(_busy)
+
+
 def _in_thread(name: str, method: Callable[[Any], Any], *, plain: bool) -> Call:
     """Run ``method`` in a thread, with the message's context; an ``async def`` gets a loop of its own there.
 
@@ -66,6 +74,7 @@ def _in_thread(name: str, method: Callable[[Any], Any], *, plain: bool) -> Call:
     pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix=f"{HANDLER_THREAD}-{name}")
 
     def call(message: Any) -> Any:
+        _busy.add(threading.get_ident())
         try:
             return method(message) if plain else asyncio.run(method(message))
         except (
@@ -73,6 +82,8 @@ def _in_thread(name: str, method: Callable[[Any], Any], *, plain: bool) -> Call:
             GeneratorExit,
         ) as error:  # a future cannot carry them: they would end whoever waits for it
             raise RuntimeError(f"the handler raised {type(error).__name__}") from error
+        finally:
+            _busy.discard(threading.get_ident())
 
     async def handler(message: Any) -> Any:
         context = contextvars.copy_context()

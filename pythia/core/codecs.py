@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_args
 
 import pydantic
 import pydantic_core
@@ -212,9 +212,12 @@ def _msgpack() -> Any:
 def _validator(declared: Any) -> Callable[[Any], Any] | None:
     if declared is None or declared is Any:
         return None
-    if hasattr(declared, "__struct_fields__"):
+    if _has_struct(declared):
         return _msgspec_validator(declared)
-    adapter = pydantic.TypeAdapter(declared)
+    try:
+        adapter = pydantic.TypeAdapter(declared)
+    except pydantic.errors.PydanticUserError as error:
+        raise ConfigError(f"message_type: bodies cannot be validated as {declared!r}: {error.message}") from None
 
     def validate(body: Any) -> Any:
         try:
@@ -223,6 +226,11 @@ def _validator(declared: Any) -> Callable[[Any], Any] | None:
             raise DecodeError(_fields(error), reason="invalid") from None
 
     return validate
+
+
+def _has_struct(declared: Any) -> bool:
+    """Whether it is, or is made of, a msgspec type (``Box | Bag``, ``list[Box]``)."""
+    return hasattr(declared, "__struct_fields__") or any(_has_struct(inner) for inner in get_args(declared))
 
 
 def _msgspec_validator(declared: Any) -> Callable[[Any], Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -11,8 +11,8 @@ from pythia.message import Delivery
 
 current_delivery: ContextVar[Delivery | None] = ContextVar("pythia_current_delivery", default=None)
 
-# How the handler that runs in this context publishes: (queue, body, options, delay) → the id, derived from its message's.
-Say = Callable[[str, Any, dict[str, Any], float], Awaitable[str]]
+# How the handler that runs in this context publishes: (queue, body, options) → the id, derived from its message's.
+Say = Callable[[str, Any, Mapping[str, Any]], Awaitable[str]]
 current_say: ContextVar[Say | None] = ContextVar("pythia_current_say", default=None)
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")

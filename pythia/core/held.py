@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from pythia.broker import Failure, Output, Settled, Settlement
 from pythia.core.outcome import ACK, Outcome, decide, describe, text_of
-from pythia.core.publishing import derived_id, make_envelope
+from pythia.core.publishing import derived_id
 from pythia.core.shift import Shift
 from pythia.errors import AlreadySettled, NotDelivered, OwnershipLost, Reject, Retry
 from pythia.message import Delivery, Message
@@ -150,16 +150,11 @@ class Held:
         """What ``error`` means for this delivery under the rules in force."""
         return decide(error, attempt=self.delivery.attempt, policy=self.rules.policy, random=self.shift.random)
 
-    async def say(self, queue: str, body: Any, options: dict[str, Any], delay: float = 0.0) -> str:
+    async def say(self, queue: str, body: Any, options: Mapping[str, Any]) -> str:
         """Publish from the handler, confirmed; the id is the same whenever the handler runs again."""
-        return await self.shift.at_home(self._say(queue, body, options, delay))
-
-    async def _say(self, queue: str, body: Any, options: dict[str, Any], delay: float) -> str:
         self.said += 1
         id = derived_id(self.delivery.envelope.id, queue, self.said)  # noqa: A001 - the API's word
-        envelope = make_envelope(body, **{"id": id, **options}, timestamp=self.now())
-        await self.shift.publish(queue, envelope, delay)
-        return envelope.id
+        return await self.shift.at_home(self.shift.say(queue, body, options, id=id))
 
     async def _settle_early(self, outcome: Outcome) -> None:
         if self.outcome is not None:

@@ -145,15 +145,15 @@ class Lanes:
             lane.cancel_handler(reason)
 
     def abandon(self, lane: Lane) -> Sequence[Held]:
-        """Give up a lane whose handler does not end; another takes its place. What it held, for the caller to settle."""
+        """Give up a lane whose handler does not end; another takes its place. What it held, for the caller to settle
+        and then to ``pass_on``."""
         group, lane.group = lane.group, ()
         replaced = not (lane.retired or self._shift.stopping.is_set())
         lane.abandoned = lane.retired = True
         self._lanes.remove(lane)
         self._abandoned = [*(old for old in self._abandoned if not old.task.done()), lane]
-        for held in group:
+        for _ in group:
             self._slots.finished()
-            self._pass_on(held)
         if replaced:
             self._spawn()
         return group
@@ -287,7 +287,7 @@ class Lanes:
                     await self._processor.conclude(held, value, error)
                 else:
                     await self._processor.interrupted(held, interrupt)
-                self._pass_on(held)
+                self.pass_on(held)
         self._measure(group, time.perf_counter() - started)
 
     async def _admit(self, held: Held) -> bool:
@@ -307,7 +307,7 @@ class Lanes:
             self._shift.tally.queue(held.delivery.queue).buffered += 1
         return False
 
-    def _pass_on(self, held: Held) -> None:
+    def pass_on(self, held: Held) -> None:
         """Its ordering key is free: the next one of the key goes first."""
         if (parked := self._keys.ended(held)) is not None:
             self._ready.appendleft(parked)

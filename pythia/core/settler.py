@@ -22,7 +22,7 @@ class Settler:
 
     What the broker refuses stays first in line and is asked again with a growing wait; meanwhile ``refused`` is true and
     the subscription takes nothing more. A settlement is never cancelled: ``run`` ends when ``close`` was called and
-    nothing is left, or with the consumer's error.
+    nothing is left (or what is left was refused), or with the consumer's error.
     """
 
     def __init__(self, queue: str, consumer: Consumer, shift: Shift, answered: Answered) -> None:
@@ -32,7 +32,7 @@ class Settler:
         self._answered = answered
         self._pending: list[tuple[Held, Settlement]] = []
         self._news = asyncio.Event()
-        self._closed = False
+        self._closing = asyncio.Event()
         self._wait = 0.0
         self.refused = False
         self.accepting = asyncio.Event()  # cleared while the broker refuses
@@ -40,7 +40,7 @@ class Settler:
 
     @property
     def closed(self) -> bool:
-        return self._closed
+        return self._closing.is_set()
 
     def put(self, held: Held, settlement: Settlement) -> None:
         self._pending.append((held, settlement))
@@ -48,7 +48,7 @@ class Settler:
 
     def close(self) -> None:
         """Nothing more comes; end once what is there is settled."""
-        self._closed = True
+        self._closing.set()
         self._news.set()
 
     async def run(self) -> None:
@@ -57,16 +57,28 @@ class Settler:
         Raises:
             BrokerUnavailable, StoreError, BrokerRefused: from the consumer; what is pending is no longer ours.
         """
-        while self._pending or not self._closed:
+        while self._pending or not self.closed:
             if not self._pending:
                 self._news.clear()
                 await self._news.wait()
                 continue
             if self._wait:
-                await self._shift.clock.sleep(self._wait)
+                if await self._closed_within(self._wait):
+                    return
             elif self._consumer.linger and len(self._pending) == 1:
                 await asyncio.sleep(self._consumer.linger)
             await self._settle_batch()
+
+    async def _closed_within(self, seconds: float) -> bool:
+        """Wait so long before asking again; whether the end came first, which a broker that refuses must not hold up."""
+        sleeping = asyncio.create_task(self._shift.clock.sleep(seconds), name="settling again")
+        closing = asyncio.create_task(self._closing.wait(), name="settling ends")
+        try:
+            await asyncio.wait({sleeping, closing}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleeping.cancel()
+            closing.cancel()
+        return self.closed
 
     async def _settle_batch(self) -> None:
         batch = [row for row in self._pending[:MOST_AT_ONCE] if row[0].lost is None]

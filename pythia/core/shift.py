@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pythia.broker import Broker
 from pythia.clock import Clock
 from pythia.core.events import Observer, PublishFailed
-from pythia.core.publishing import confirm
+from pythia.core.publishing import confirm, make_envelope
 from pythia.core.rules import Rules
 from pythia.core.tally import Tally
-from pythia.errors import BrokerError, PublishError
+from pythia.errors import BrokerError, PublishError, Unsupported, seconds
 
 if TYPE_CHECKING:
     from pythia.core.outcome import Outcome
     from pythia.message import Delivery, Envelope, Message
 
 T = TypeVar("T")
+
+PUBLISH_SECONDS = 30.0
 
 
 class Shift:
@@ -57,10 +59,40 @@ class Shift:
             return await work
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
 
-    async def publish(self, queue: str, envelope: Envelope, delay: float = 0.0) -> None:
-        """Publish on the worker's own connection; confirmed, or it raises, and is counted either way."""
+    async def say(
+        self,
+        queue: str,
+        body: Any,
+        options: Mapping[str, Any],
+        *,
+        id: str | None = None,  # noqa: A002 - the API's word
+    ) -> str:
+        """Publish on the worker's own connection, with the options of ``Publisher.publish``; the id, once confirmed.
+
+        Counted either way. Raises what ``Publisher.publish`` does.
+        """
+        said = {"id": id, **{name: option for name, option in options.items() if option is not None}}
+        delay, within = seconds(said.pop("delay", 0)), seconds(said.pop("timeout", PUBLISH_SECONDS))
+        if exchange := said.pop("exchange", ""):
+            able = self.broker.capabilities.name
+            raise Unsupported(f"{able} knows no exchanges (RabbitMQ does): cannot publish to exchange {exchange!r}")
+        envelope = make_envelope(body, **said, timestamp=self.clock.time())
+        try:
+            async with asyncio.timeout(within) as bound:
+                await self._publish(queue, envelope, delay)
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            text = f"message {envelope.id} to {queue!r} not confirmed within {within:g} s: in doubt"
+            raise PublishError(text, queue=queue, id=envelope.id, in_doubt=True) from None
+        return envelope.id
+
+    async def _publish(self, queue: str, envelope: Envelope, delay: float) -> None:
         try:
             await confirm(self.broker, queue, [envelope], delay=delay)
+        except asyncio.CancelledError:
+            self.tally.count_published(queue, "unknown")
+            raise
         except BrokerError as error:
             in_doubt = isinstance(error, PublishError) and error.in_doubt
             self.tally.count_published(queue, "unknown" if in_doubt else "refused")

@@ -53,6 +53,13 @@ class Slots:
         startable = self.lanes + self.ahead - self.running - self.ready - self.reserved
         return min(startable, self.prefetch - self.held - self.reserved - self.lent)
 
+    @property
+    def share(self) -> int:
+        """Most that one queue may be asked for: if every other one turns out to be empty, all lanes can still be fed."""
+        if self._queues == 1:
+            return self.prefetch
+        return max(1, (self.prefetch - self.lanes) // (self._queues - 1))
+
     def resize(self, lanes: int, prefetch: int | None) -> None:
         self.lanes = lanes
         self._prefetch = prefetch
@@ -69,7 +76,7 @@ class Slots:
         """
         if self._waiters or not self._worth_asking():
             await self._turn()
-        amount = self.free if most is None else min(most, self.free)
+        amount = min(self.free, self.share if most is None else most)
         self.reserved += amount
         self._wake()
         return amount

@@ -65,3 +65,4 @@ class Sweeper:
                     raise
                 except Exception as error:  # noqa: BLE001 - a store of the user's choice may raise; the sweep goes on
                     self._shift.emit(TaskFailed(where="settling a handler that does not end", error=error))
+            self._lanes.pass_on(held)

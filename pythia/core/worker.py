@@ -14,18 +14,17 @@ import structlog
 from pythia.config import WorkerConfig
 from pythia.core.calling import default
 from pythia.core.context import current_say
-from pythia.core.life import Life
+from pythia.core.life import Life, inside
 from pythia.core.lifecycle import LifecycleManager
 from pythia.core.metrics import Metrics
 from pythia.core.middleware import Middleware
 from pythia.core.outcome import Outcome
-from pythia.core.publishing import make_envelope
 from pythia.core.reconfigure import reconfigure
 from pythia.core.retry import RetryPolicy
 from pythia.core.rules import class_defaults
 from pythia.core.state import WorkerState
 from pythia.core.stop import StopRequest
-from pythia.errors import BrokerUnavailable, TargetError, seconds
+from pythia.errors import BrokerUnavailable, TargetError
 from pythia.message import Message
 
 
@@ -158,16 +157,14 @@ class Worker:
         Raises:
             PublishError: refused, or in doubt. BrokerUnavailable: not connected.
         """
-        wait = 0.0 if delay is None else seconds(delay)
-        say = current_say.get()
-        if say is not None:
-            return await say(queue, body, options, wait)
-        shift = self._pythia_life.shift
+        options["delay"] = delay
+        say, life = current_say.get(), self._pythia_life
+        if say is not None and inside.get() is life:  # else it is the handler of another worker
+            return await say(queue, body, options)
+        shift = life.shift
         if shift is None:
             raise BrokerUnavailable(f"worker {self.name} is not connected: it publishes from on_startup to on_shutdown")
-        envelope = make_envelope(body, **options, timestamp=shift.clock.time())
-        await shift.publish(queue, envelope, wait)
-        return envelope.id
+        return await shift.say(queue, body, options)
 
     async def _handle_error(self, error: BaseException) -> NoReturn:
         """Log and count an error, and raise it; the state stays as it is."""

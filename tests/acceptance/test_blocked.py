@@ -23,7 +23,8 @@ def test_a_handler_that_blocks_for_longer_than_its_lease_is_run_once_and_named_b
     assert seen.status == dict.fromkeys(("/livez", "/readyz", "/metrics", "/health"), 200)  # a minute makes them red
     where = f"app.py:{BLOCKING_LINE} in process_message"
     assert seen.reason["code"] == "loop_blocked"
-    assert where in seen.reason["detail"] and seen.id in seen.reason["detail"]
+    assert where in seen.reason["detail"]
+    assert seen.id in seen.reason["detail"]
     assert seen.told[0]["message_id"] == seen.id
     assert seen.told[0]["where"] == where
     assert where in str(seen.told[0]["message"])

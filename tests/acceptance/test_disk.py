@@ -57,11 +57,9 @@ class SmallDisk:
         """Not a byte is left: also what the file system keeps back for growing files is taken."""
         with self._ballast.open("ab", buffering=0) as file:
             for size in (65536, 4096, 1):
-                try:
+                with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
                     while True:
                         file.write(bytes(size))
-                except OSError as error:
-                    assert error.errno == errno.ENOSPC
 
     def free(self) -> None:
         self._ballast.unlink()

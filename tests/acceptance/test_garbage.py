@@ -41,6 +41,7 @@ def place(tmp_path: Path) -> Place:
 
 # -- messages ---------------------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True, kw_only=True)
 class Hostile:
     """A message that nobody can read: what it claims, and what its dead letter must say."""
@@ -139,7 +140,11 @@ def test_publish_refuses_what_is_not_json_with_65_and_stores_nothing(place: Plac
         ("app:App", "raise RuntimeError('no database')", r"RuntimeError: no database.*app\.py:1"),
         ("app:App", "raise SystemExit(3)", "SystemExit"),
         ("app:App", "App = 5", "instance of int"),
-        ("app:App", "from pythia import Worker\nclass App(Worker):\n    def __init__(self): pass", r"super\(\).__init__"),
+        (
+            "app:App",
+            "from pythia import Worker\nclass App(Worker):\n    def __init__(self): pass",
+            r"super\(\).__init__",
+        ),
         ("", "", "TARGET is module:attribute"),
     ],
 )

@@ -35,6 +35,9 @@ class App(Worker):
         if not os.path.exists("once"):
             open("once", "w").close()
             os.kill(os.getpid(), signal.SIGSTOP)
+        else:
+            while not os.path.exists("go"):
+                await asyncio.sleep(0.01)
         note("end", message.body, os.getpid())
 """
 )
@@ -157,15 +160,18 @@ def test_a_process_stopped_for_longer_than_its_lease_settles_too_late_and_distur
     place = Place(tmp_path, STOPS_ITSELF)
     with place.running("--port", "0", PYTHIA_LEASE_SECONDS="2") as first:
         place.publish("default", ["m"])
-        until(lambda: (tmp_path / "once").exists(), "the handler has stopped its process")
+        until((tmp_path / "once").exists, "the handler has stopped its process")
         with place.running(PYTHIA_LEASE_SECONDS="2") as second:
-            until(lambda: f"end m {second.pid}" in place.ledger(), "the second worker has handled it")
-            until(lambda: place.rows("SELECT count(*) FROM messages") == [(0,)], "and settled it")
+            until(lambda: f"begin m {second.pid}" in place.ledger(), "the second worker handles it")
             first.signal(signal.SIGCONT)
             until(lambda: first.events("settle.stale") + first.events("lease.lost"), "the first has noticed")
+            until(lambda: f"end m {first.pid}" in place.ledger(), "its handler has ended")
             until(lambda: first.health()["messages"]["in_flight"] == 0, "the first holds nothing")
             messages = first.health()["messages"]
             assert (messages["received"], messages["lost"], messages["residual"]) == (1, 1, 0)
+            assert place.rows("SELECT state, attempt, deliveries FROM messages") == [(2, 1, 2)], "it is the second's"
+            (tmp_path / "go").touch()
+            until(lambda: place.rows("SELECT count(*) FROM messages") == [(0,)], "the second has settled it")
             assert [first.stop(), second.stop()] == [0, 0]
             assert len(first.events("message.ownership_lost")) == 1
     assert sum(line.startswith("begin m ") for line in place.ledger()) == 2
@@ -183,8 +189,8 @@ def test_a_busy_process_stopped_for_longer_than_its_lease_costs_at_most_a_second
         with place.running("--port", "0", PYTHIA_LEASE_SECONDS="2") as second:
             until(lambda: place.rows("SELECT count(*) FROM messages") == [(0,)], "the second has done everything")
             first.signal(signal.SIGCONT)
-            until(lambda: first.health()["messages"]["in_flight"] == 0, "the first holds nothing")
             for service in (first, second):
+                until(lambda service=service: service.health()["messages"]["in_flight"] == 0, "it holds nothing")
                 assert service.health()["messages"]["residual"] == 0
             assert first.health()["messages"]["lost"] >= 20
             assert second.health()["messages"]["ack"] == 100
@@ -226,11 +232,14 @@ def test_a_file_locked_by_another_process_for_a_while_is_waited_for(tmp_path: Pa
             until(lambda: sum(line.startswith("end") for line in place.ledger()) >= 20, "handled while it is locked")
             service.wait_for("settle.failed", deadline=30)
         until(lambda: place.rows("SELECT count(*) FROM messages") == [(0,)], "all settled")
+        until(lambda: service.health()["messages"]["in_flight"] == 0, "and counted")
         messages = service.health()["messages"]
         assert (messages["ack"], messages["lost"], messages["residual"]) == (60, 0, 0)
         assert len(service.events("settle.failed")) == 1
         assert service.stop() == 0
-    assert sorted(place.ledger()) == sorted(f"{verb} {name} {service.pid}" for name in names for verb in ("begin", "end"))
+    assert sorted(place.ledger()) == sorted(
+        f"{verb} {name} {service.pid}" for name in names for verb in ("begin", "end")
+    )
 
 
 class locked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def test_a_hundred_that_always_fail_among_two_thousand_are_tried_five_times_each
     bad = {str(body["n"]): body for body in bodies(1900, 100) if body["bad"]}
     assert len(bad) == 100
     assert {number: handled.begun[number] for number in bad} == dict.fromkeys(bad, 5)
-    assert len(handled.ended) == 1900 and set(handled.ended.values()) == {1}
+    assert len(handled.ended) == 1900
+    assert set(handled.ended.values()) == {1}
     assert {handled.begun[number] for number in handled.ended} == {1}
 
     letters = place.dead()
@@ -29,8 +31,10 @@ def test_a_hundred_that_always_fail_among_two_thousand_are_tried_five_times_each
         assert bad.pop(number)
         assert (letter["reason"], letter["attempts"]) == ("attempts_exhausted", 5)
         assert letter["error"]["type"] == "LookupError"
-        assert letter["worker"] == "app" and letter["worker_id"].startswith("app-")
-        assert letter["origin_queue"] == "default" and letter["content_type"] == "application/json"
+        assert letter["worker"] == "app"
+        assert letter["worker_id"].startswith("app-")
+        assert letter["origin_queue"] == "default"
+        assert letter["content_type"] == "application/json"
         published, first_seen, dead = (moment(letter[key]) for key in ("published_at", "first_seen_at", "dead_at"))
         assert published <= first_seen < dead
     assert not bad
@@ -38,7 +42,9 @@ def test_a_hundred_that_always_fail_among_two_thousand_are_tried_five_times_each
 
 def test_one_dead_letter_is_shown_with_body_headers_and_traceback(tmp_path: Path) -> None:
     place = Place(tmp_path, WORKER)
-    sent = place.command("publish", "default", '{"n": 7, "bad": true, "note": "naïve ☂"}', "-H", "tenant=acme", "--id", "o-7")
+    sent = place.command(
+        "publish", "default", '{"n": 7, "bad": true, "note": "naïve ☂"}', "-H", "tenant=acme", "--id", "o-7"
+    )
     assert sent.stdout == "o-7\n"
     assert place.run_to_the_end("--burst", PYTHIA_RETRY__MAX_ATTEMPTS="1")[0] == 0
     done = place.command("dead", "show", "default", "o-7", "--json")
@@ -50,10 +56,13 @@ def test_one_dead_letter_is_shown_with_body_headers_and_traceback(tmp_path: Path
     assert letter["body_bytes"] == len('{"n": 7, "bad": true, "note": "naïve ☂"}'.encode())
     assert letter["attempts"] == 1
     traceback = letter["error"]["traceback"]
-    assert "app.py" in traceback and "in process_message" in traceback
+    assert "app.py" in traceback
+    assert "in process_message" in traceback
     assert traceback.rstrip().endswith("LookupError: no such order: 7")
 
 
 def moment(text: str) -> datetime:
-    assert text.endswith("Z") and text[-5] == ".", f"{text} is not RFC 3339 in UTC with milliseconds"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", text), (
+        f"{text} is not RFC 3339 in UTC with milliseconds"
+    )
     return datetime.fromisoformat(text)

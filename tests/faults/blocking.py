@@ -40,7 +40,7 @@ def watch_blocked(place: Place, *, sleep: float, lease: float) -> Seen:
     environment = {"PYTHIA_LEASE_SECONDS": f"{lease:g}"}
     with place.running("--port", "0", **environment) as first:
         seen = Seen(place.publish("default", [sleep])[0])
-        until(lambda: place.ledger(), "the handler runs")
+        until(place.ledger, "the handler runs")
         with place.running(**environment) as second:
             seen.told = first.wait_for("loop.blocked")
             for path in ("/livez", "/readyz", "/metrics", "/health", "/livez"):

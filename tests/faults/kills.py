@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from tests.acceptance.service_kit import NOTE, Place, Service, until
 
@@ -112,8 +113,7 @@ def judge(place: Place, names: list[str], killed: dict[int, int]) -> Verdict:
         at += len(line)
     verdict = Verdict(len(killed), lost=[name for name in names if not ended[name]])
     for name, rows in runs.items():
-        pairs = zip(rows, rows[1:], strict=False)
-        if not all(killed.get(former.pid, at) <= later.at for former, later in pairs):
+        if not all(killed.get(former.pid, at) <= later.at for former, later in pairwise(rows)):
             verdict.unexplained.append(name)
     verdict.repeated = sum(len(rows) > 1 for rows in runs.values())
     verdict.most_runs = max(map(len, runs.values()))

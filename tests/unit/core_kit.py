@@ -83,9 +83,9 @@ class Seam(MemoryBroker):
             self.consumers.append(consumer)
             yield _Watched(self, consumer)
 
-    def kinds(self, id: str) -> list[str]:
+    def kinds(self, one: str) -> list[str]:
         """What was carried out for this message, in order."""
-        return [s.kind for s, answer in self.settlements if s.delivery.envelope.id == id and answer is Settled.DONE]
+        return [s.kind for s, answer in self.settlements if s.delivery.envelope.id == one and answer is Settled.DONE]
 
 
 class _Watched:
@@ -207,31 +207,33 @@ class Kit:
         await self.outside.publish(queue or self.worker.config.queue_names[0], [envelope], delay=delay)
         return envelope.id
 
-    def kinds(self, id: str) -> list[str]:
-        return self.seam.kinds(id)
+    def kinds(self, one: str) -> list[str]:
+        return self.seam.kinds(one)
 
-    async def settled(self, id: str, times: int = 1) -> list[str]:
+    async def settled(self, one: str, times: int = 1) -> list[str]:
         """Wait until this message was settled so often; every kind, in order."""
-        await until(lambda: len(self.kinds(id)) >= times)
-        return self.kinds(id)
+        await until(lambda: len(self.kinds(one)) >= times)
+        return self.kinds(one)
 
-    async def final(self, id: str, seconds: float = 100_000) -> list[str]:
+    async def final(self, one: str, seconds: float = 100_000) -> list[str]:
         """Advance through the retries until it is gone or dead."""
         for _ in range(1000):
             await settle_loop()
-            if {"ack", "dead_letter", "drop"} & set(self.kinds(id)):
-                return self.kinds(id)
+            if {"ack", "dead_letter", "drop"} & set(self.kinds(one)):
+                return self.kinds(one)
             wait = self.clock.next_wake()
             if wait is None:
                 await asyncio.sleep(0.001)
             else:
                 await self.clock.advance(min(max(wait, 0.001), seconds))
-        raise AssertionError(f"not final: {self.kinds(id)}")
+        raise AssertionError(f"not final: {self.kinds(one)}")
 
     async def dead(self, queue: str | None = None) -> Sequence[DeadLetter]:
+        await self.outside.connect()
         return await self.outside.dead_letters(queue or self.worker.config.queue_names[0]).list()
 
     async def depth(self, queue: str | None = None) -> Any:
+        await self.outside.connect()
         return await self.outside.depth(queue or self.worker.config.queue_names[0])
 
     def counts(self) -> dict[str, int]:

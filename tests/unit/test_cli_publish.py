@@ -152,8 +152,8 @@ def test_what_is_not_json_is_65_says_where_and_nothing_is_published(stdin, capsy
 
 
 def test_a_line_within_one_message_is_counted_too(capsys):
-    assert main(["publish", "orders", '{\n "a": 1,\n}']) == 65
-    assert "the argument, line 3: column 1" in capsys.readouterr().err
+    assert main(["publish", "orders", '{\n "a": 1,\n x}']) == 65
+    assert "the argument, line 3: column 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])

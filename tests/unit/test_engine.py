@@ -65,18 +65,18 @@ async def test_a_handler_that_runs_too_long_is_cancelled_and_it_counts():
                 raise
 
     async with running(Slow) as kit:
-        id = await kit.publish()
+        one = await kit.publish()
         await until(lambda: kit.life.engine.lanes.handling)
         await kit.clock.advance(9)
         assert ended == []
         await kit.clock.advance(2)
-        assert await kit.settled(id) == ["retry"]
+        assert await kit.settled(one) == ["retry"]
         (timed_out,) = kit.of(MessageTimeout)
         assert timed_out.seconds == 10
         (retried,) = kit.of(MessageRetry)
         assert isinstance(retried.error, HandlerTimeout)
         assert "10 s" in str(retried.error)
-        assert await kit.final(id) == ["retry", "dead_letter"]
+        assert await kit.final(one) == ["retry", "dead_letter"]
         (letter,) = await kit.dead()
         assert (letter.error_type, letter.attempts) == ("pythia.errors.HandlerTimeout", 2)
 
@@ -91,11 +91,11 @@ async def test_no_timeout_means_none():
             await gate.pass_through()
 
     async with running(Slow) as kit:
-        id = await kit.publish()
+        one = await kit.publish()
         await gate.arrivals(1)
         await kit.clock.advance(400)
         gate.open.set()
-        assert await kit.settled(id) == ["ack"]
+        assert await kit.settled(one) == ["ack"]
 
 
 async def test_the_users_own_timeout_error_is_an_ordinary_failure():
@@ -106,8 +106,8 @@ async def test_the_users_own_timeout_error_is_an_ordinary_failure():
             raise TimeoutError("mine")
 
     async with running(Own) as kit:
-        id = await kit.publish()
-        assert await kit.final(id) == ["retry", "dead_letter"]
+        one = await kit.publish()
+        assert await kit.final(one) == ["retry", "dead_letter"]
         assert kit.of(MessageTimeout) == []
         assert (await kit.dead())[0].error_type == "TimeoutError"
 
@@ -127,8 +127,8 @@ async def test_a_timeout_set_by_the_handler_is_told_apart_from_ours():
             seen.append(f"cancelling {task.cancelling()}")
 
     async with running(Inner) as kit:
-        id = await kit.publish()
-        assert await kit.settled(id) == ["ack"]
+        one = await kit.publish()
+        assert await kit.settled(one) == ["ack"]
         assert seen == ["inner", "cancelling 0"]
 
 
@@ -241,8 +241,8 @@ async def test_an_error_of_a_class_with_odd_attributes_is_dead_lettered_all_the_
             raise RuntimeError
 
     async with running(raising(Odd("x"), retry=ONCE)) as kit:
-        id = await kit.publish("bad")
-        assert await kit.settled(id) == ["dead_letter"]
+        one = await kit.publish("bad")
+        assert await kit.settled(one) == ["dead_letter"]
         assert (await kit.dead())[0].error_type.endswith("Odd")
         assert len(kit.of(MessageDead)) == 1
 
@@ -408,7 +408,9 @@ class TwoQueues(Worker):
 
 
 @pytest.mark.parametrize("busy", ["a", "b"])
-@pytest.mark.parametrize("overrides", [{}, {"concurrency": 1, "prefetch": 1}, {"concurrency": 4}, {"concurrency": 4, "prefetch": 4}], ids=str)
+@pytest.mark.parametrize(
+    "overrides", [{}, {"concurrency": 1, "prefetch": 1}, {"concurrency": 4}, {"concurrency": 4, "prefetch": 4}], ids=str
+)
 async def test_a_queue_is_served_while_another_is_empty(busy, overrides):
     async with running(TwoQueues, **overrides) as kit:
         for _ in range(20):
@@ -437,7 +439,7 @@ async def test_a_queue_that_runs_dry_gives_its_lanes_to_the_other():
 
 
 async def test_two_full_queues_share_the_lanes_fairly():
-    kit = Kit(TwoQueues, concurrency=2)
+    kit = Kit(TwoQueues, concurrency=2, prefetch=4)
     for queue in ("a", "b"):
         for _ in range(400):
             await kit.publish(queue=queue)
@@ -493,13 +495,13 @@ async def test_lowering_concurrency_lets_what_runs_finish_and_begins_no_more_tha
         second = [await kit.publish({"n": 1}) for _ in range(6)]
         gates[0].open.set()
         await gates[1].arrivals(2)
-        for id in first:
-            assert await kit.settled(id) == ["ack"]
+        for one in first:
+            assert await kit.settled(one) == ["ack"]
         await kit.clock.advance(5)
         assert gates[1].most_inside == 2
         gates[1].open.set()
-        for id in second:
-            await kit.final(id)
+        for one in second:
+            await kit.final(one)
 
 
 @pytest.mark.parametrize("how", ["timeout", "lost", "drain", "swallow"])
@@ -528,8 +530,8 @@ async def test_a_handler_in_a_lane_that_was_retired_is_still_watched(how):
         await kit.clock.advance(1)
         if how in ("timeout", "swallow"):
             await kit.clock.advance(17)
-            for id in ids:
-                assert await kit.settled(id) == ["retry"]
+            for one in ids:
+                assert await kit.settled(one) == ["retry"]
         elif how == "lost":
             kit.seam.options[0].on_lost(list(kit.seam.received), "expired")
             await until(lambda: len(ended) == 3)
@@ -538,7 +540,7 @@ async def test_a_handler_in_a_lane_that_was_retired_is_still_watched(how):
         else:
             kit.configure(handler_timeout_seconds=0)
             await kit.stop(timeout=1)
-            assert [kit.kinds(id) for id in ids] == [["release"]] * 3
+            assert [kit.kinds(one) for one in ids] == [["release"]] * 3
         gate.open.set()
         assert sorted(ended) == sorted(ids)
 
@@ -557,11 +559,11 @@ async def test_a_longer_handler_timeout_reaches_the_keeper_of_leases():
         kit.configure(handler_timeout_seconds=1000)
         await until(lambda: len(kit.seam.options) == 2)
         assert kit.seam.options[-1].max_hold == 1030
-        id = await kit.publish()
+        one = await kit.publish()
         await gate.arrivals(1)
         await kit.clock.advance(500)
         gate.open.set()
-        assert await kit.settled(id) == ["ack"]
+        assert await kit.settled(one) == ["ack"]
 
 
 async def test_a_message_finishes_under_the_rules_that_it_began_with():
@@ -615,18 +617,18 @@ async def test_a_pause_releases_what_waits_and_lets_what_runs_go_on():
         assert kit.counts()["ack"] == 2
         assert (await kit.depth()).ready == 8
         kit.worker.resume()
-        for id in ids:
-            assert (await kit.final(id))[-1] == "ack"
+        for one in ids:
+            assert (await kit.final(one))[-1] == "ack"
 
 
 async def test_what_arrives_after_a_pause_is_released_and_not_begun():
     async with running(Pausable) as kit:
         kit.seam.receive_gate.clear()
-        id = await kit.publish()
+        one = await kit.publish()
         await until(lambda: kit.seam.received)
         kit.worker.pause()
         kit.seam.receive_gate.set()
-        assert await kit.settled(id) == ["release"]
+        assert await kit.settled(one) == ["release"]
         assert kit.worker.gate.came == 0
 
 
@@ -664,11 +666,11 @@ async def test_pause_and_resume_from_a_thread():
         kit.worker.gate.open.set()
         await asyncio.to_thread(kit.worker.pause)
         await until(lambda: kit.life.status.paused)
-        id = await kit.publish()
+        one = await kit.publish()
         await kit.clock.advance(10)
-        assert kit.kinds(id) == []
+        assert kit.kinds(one) == []
         await asyncio.to_thread(kit.worker.resume)
-        assert await kit.settled(id) == ["ack"]
+        assert await kit.settled(one) == ["ack"]
 
 
 async def test_a_paused_worker_stops_at_once():
@@ -707,8 +709,8 @@ async def test_refused_settlements_are_held_and_asked_again_and_nothing_more_is_
         full = False
         await kit.clock.advance(5)
         assert await kit.settled(first) == ["ack"]
-        for id in later:
-            assert await kit.settled(id) == ["ack"]
+        for one in later:
+            assert await kit.settled(one) == ["ack"]
         assert not kit.life.engine.refused
         assert kit.counts()["ack"] == 6
 
@@ -744,7 +746,6 @@ async def test_a_worker_whose_broker_refuses_until_the_deadline_still_stops_and_
         await kit.stop(timeout=2)
         assert kit.worker.state is WorkerState.STOPPED
         assert kit.counts()["lost"] == 1
-        await kit.outside.connect()
         assert (await kit.depth()).ready == 1
 
 
@@ -824,7 +825,9 @@ async def test_a_worker_that_is_cut_off_stops_without_waiting_for_its_back_off()
         assert kit.life.exit_code == 0
 
 
-@pytest.mark.parametrize("error", [BrokerRefused("no such vhost"), StoreError("corrupt"), RuntimeError("a bug")], ids=repr)
+@pytest.mark.parametrize(
+    "error", [BrokerRefused("no such vhost"), StoreError("corrupt"), RuntimeError("a bug")], ids=repr
+)
 async def test_what_waiting_cannot_heal_ends_the_worker_the_whole_way(error):
     steps: list[str] = []
 
@@ -877,7 +880,7 @@ async def test_no_error_of_a_drained_subscription_goes_unseen():
         kit.worker.gate.open.set()
         await until(lambda: kit.counts()["lost"] == 1)
         kit.seam.settle_error = None
-    import gc  # noqa: PLC0415 - what nobody looked at complains when it is collected
+    import gc
 
     gc.collect()
     await asyncio.sleep(0)
@@ -895,10 +898,10 @@ async def test_a_message_older_than_max_age_never_reaches_its_handler():
             seen.append(message.id)
 
     kit = Kit(Sees, max_age_seconds=60)
-    id = await kit.publish()
+    one = await kit.publish()
     await kit.clock.advance(61)
     await kit.start()
-    assert await kit.settled(id) == ["dead_letter"]
+    assert await kit.settled(one) == ["dead_letter"]
     (letter,) = await kit.dead()
     assert (letter.reason, letter.attempts) == ("expired", 1)
     assert seen == []
@@ -906,7 +909,7 @@ async def test_a_message_older_than_max_age_never_reaches_its_handler():
 
 
 async def test_a_deferred_message_comes_back_uncounted_until_it_is_too_old():
-    from pythia.errors import Defer  # noqa: PLC0415 - beside its use
+    from pythia.errors import Defer
 
     seen: list[int] = []
 
@@ -916,14 +919,14 @@ async def test_a_deferred_message_comes_back_uncounted_until_it_is_too_old():
             raise Defer(10, "not open yet")
 
     async with running(Defers, max_age_seconds=35) as kit:
-        id = await kit.publish()
-        assert await kit.final(id) == ["defer"] * 4 + ["dead_letter"]
+        one = await kit.publish()
+        assert await kit.final(one) == ["defer"] * 4 + ["dead_letter"]
         assert seen == [1, 1, 1, 1]
         assert (await kit.dead())[0].reason == "expired"
 
 
 async def test_no_more_than_max_messages_begin_and_then_it_stops():
-    from pythia.service import RunOptions  # noqa: PLC0415 - beside its use
+    from pythia.service import RunOptions
 
     seen: list[int] = []
 
@@ -941,7 +944,6 @@ async def test_no_more_than_max_messages_begin_and_then_it_stops():
     await kit.ended()
     assert len(seen) == 5
     assert kit.counts()["ack"] == 5
-    await kit.outside.connect()
     assert (await kit.depth()).ready == 5
 
 
@@ -953,11 +955,11 @@ async def test_the_worker_says_what_runs():
             await gate.pass_through()
 
     async with running(Waits) as kit:
-        id = await kit.publish()
+        one = await kit.publish()
         await gate.arrivals(1)
         await kit.clock.advance(3)
         (row,) = kit.life.status.running()
-        assert (row.message_id, row.queue, row.attempt, row.seconds) == (id, "default", 1, 3)
+        assert (row.message_id, row.queue, row.attempt, row.seconds) == (one, "default", 1, 3)
         gate.open.set()
 
 
@@ -968,7 +970,9 @@ async def test_published_ids_are_the_same_whenever_the_handler_runs_again():
         retry = RetryPolicy(base_seconds=1, jitter=0)
 
         async def process_message(self, message):
-            ids.append([await self.publish("x", {"n": 1}), await self.publish("x", {"n": 2}), await self.publish("y", 3)])
+            ids.append(
+                [await self.publish("x", {"n": 1}), await self.publish("x", {"n": 2}), await self.publish("y", 3)]
+            )
             if message.attempt == 1:
                 raise ValueError
 
@@ -1130,9 +1134,9 @@ async def test_a_coroutine_that_a_plain_decorator_hides_is_awaited_before_the_ac
             done.append(message.id)
 
     async with running(Hidden) as kit:
-        id = await kit.publish("good")
-        assert await kit.settled(id) == ["ack"]
-        assert done == [id]
+        one = await kit.publish("good")
+        assert await kit.settled(one) == ["ack"]
+        assert done == [one]
         assert await kit.settled(await kit.publish("bad")) == ["dead_letter"]
 
 
@@ -1148,7 +1152,92 @@ async def test_an_async_handler_in_a_thread_can_settle_publish_and_reply():
             time.sleep(0)
 
     async with running(Threaded) as kit:
-        id = await kit.publish(reply_to="answers")
-        assert await kit.settled(id) == ["ack"]
+        one = await kit.publish(reply_to="answers")
+        assert await kit.settled(one) == ["ack"]
         assert (await kit.depth("said")).ready == 1
         assert (await kit.depth("answers")).ready == 1
+
+
+async def test_a_publish_of_the_worker_takes_every_option_of_a_publisher():
+    class Says(Worker):
+        retry = ONCE
+        sent: list[str] = []
+
+        async def process_message(self, message):
+            if message.body == "exchange":
+                await self.publish("x", {}, exchange="amq.topic")
+            options = {"headers": {"h": 1}, "reply_to": "r", "priority": 3, "idempotency_key": "i", "ordering_key": "o"}
+            self.sent.append(await self.publish("x", b"raw", id="mine", delay=5, timeout=9, **options))
+            self.sent.append(await self.publish("x", {}, id=None, content_type=None))
+
+    async with running(Says) as kit:
+        assert await kit.settled(await kit.publish("all")) == ["ack"]
+        assert Says.sent[0] == "mine"
+        assert (await kit.depth("x")).delayed == 1
+        assert await kit.settled(await kit.publish("exchange")) == ["dead_letter"]
+        assert (await kit.dead())[0].error_type == "pythia.errors.Unsupported"
+
+
+async def test_a_publish_that_is_not_confirmed_in_time_is_in_doubt():
+    class Says(Worker):
+        retry = ONCE
+
+        async def process_message(self, message):
+            await self.publish("x", {}, timeout=0.01)
+
+    async with running(Says) as kit:
+        answer = kit.seam.publish
+
+        async def never(*_args, **_options):
+            await asyncio.Event().wait()
+
+        kit.seam.publish = never
+        assert await kit.settled(await kit.publish()) == ["dead_letter"]
+        kit.seam.publish = answer
+        (letter,) = await kit.dead()
+        assert letter.error_type == "pythia.errors.PublishError"
+        assert "in doubt" in letter.detail
+        assert kit.life.tally.published == {("x", "unknown"): 1}
+
+
+async def test_a_handler_that_publishes_through_another_worker_uses_that_ones_broker():
+    class Quiet(Worker):
+        async def process_message(self, message):
+            pass
+
+    async with running(Quiet, queue="other") as other:
+
+        class Says(Worker):
+            async def process_message(self, message):
+                await other.worker.publish("there", {})
+
+        async with running(Says) as kit:
+            assert await kit.settled(await kit.publish()) == ["ack"]
+            assert (await kit.depth("there")).ready == 0
+        assert (await other.depth("there")).ready == 1
+
+
+async def test_a_message_is_not_overtaken_within_its_key_when_its_handler_swallowed_a_timeout():
+    seen: list[tuple[str, int]] = []
+    release = asyncio.Event()
+
+    class Keyed(Worker):
+        concurrency = 2
+        handler_timeout_seconds = 10
+        retry = RetryPolicy(base_seconds=100, jitter=0)
+
+        def ordering_key(self, message):
+            return "k"
+
+        async def process_message(self, message):
+            seen.append((message.body, message.attempt))
+            while message.body == "first" and message.attempt == 1 and not release.is_set():
+                with suppress(asyncio.CancelledError):
+                    await release.wait()
+
+    async with running(Keyed) as kit:
+        await kit.publish("first")
+        await kit.publish("second")
+        await kit.clock.advance(400)
+        release.set()
+        assert seen == [("first", 1), ("first", 2), ("second", 1)]

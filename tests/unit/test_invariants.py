@@ -32,10 +32,10 @@ async def test_a_delivery_acked_early_whose_handler_then_raises_stays_acked():
             raise ValueError("after the ack")
 
     async with running(Early) as kit:
-        id = await kit.publish()
-        assert await kit.settled(id) == ["ack"]
+        one = await kit.publish()
+        assert await kit.settled(one) == ["ack"]
         await kit.clock.advance(100)
-        assert kit.kinds(id) == ["ack"]
+        assert kit.kinds(one) == ["ack"]
         assert len(kit.seam.asked) == 1
 
 
@@ -54,10 +54,10 @@ async def test_a_second_settlement_by_the_handler_is_refused_and_writes_nothing(
                 errors.append(error)
 
     async with running(Twice) as kit:
-        id = await kit.publish()
+        one = await kit.publish()
         await until(lambda: errors)
-        assert kit.kinds(id) == [{"ack": "ack", "nack": "retry", "reject": "dead_letter"}[first]]
-        assert id in str(errors[0])
+        assert kit.kinds(one) == [{"ack": "ack", "nack": "retry", "reject": "dead_letter"}[first]]
+        assert one in str(errors[0])
 
 
 async def test_two_settlements_at_the_same_time_make_one():
@@ -68,9 +68,9 @@ async def test_two_settlements_at_the_same_time_make_one():
             answers.extend(await asyncio.gather(message.ack(), message.reject("x"), return_exceptions=True))
 
     async with running(Both) as kit:
-        id = await kit.publish()
+        one = await kit.publish()
         await until(lambda: answers)
-        assert kit.kinds(id) == ["ack"]
+        assert kit.kinds(one) == ["ack"]
         assert answers[0] is None
         assert isinstance(answers[1], AlreadySettled)
 
@@ -118,11 +118,11 @@ async def test_nothing_is_acked_while_its_handler_runs():
             await gate.pass_through()
 
     async with running(Slow) as kit:
-        id = await kit.publish()
+        one = await kit.publish()
         await gate.arrivals(1)
         assert kit.seam.asked == []
         gate.open.set()
-        assert await kit.settled(id) == ["ack"]
+        assert await kit.settled(one) == ["ack"]
 
 
 async def test_a_returned_value_travels_in_the_settlement_that_acks_its_source():
@@ -133,9 +133,11 @@ async def test_a_returned_value_travels_in_the_settlement_that_acks_its_source()
             return {"sum": 3}
 
     async with running(Sink) as kit:
-        id = await kit.publish(id="m1", correlation_id="c1", headers={"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"})
-        await kit.settled(id)
-        (settlement, _), = kit.seam.settlements
+        one = await kit.publish(
+            id="m1", correlation_id="c1", headers={"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}
+        )
+        await kit.settled(one)
+        ((settlement, _),) = kit.seam.settlements
         (output,) = settlement.outputs
         assert (output.queue, output.envelope.body, output.envelope.correlation_id) == ("receipts", b'{"sum":3}', "c1")
         assert output.envelope.headers["traceparent"].startswith("00-aaa")
@@ -153,7 +155,9 @@ async def test_the_output_of_a_message_has_the_same_id_at_every_run():
             return message.body
 
     async with running(Sink) as kit:
-        kit.faults.settle = lambda s: seen.append(s.outputs[0].envelope.id) or (Settled.STALE if len(seen) == 1 else None)
+        kit.faults.settle = lambda s: (
+            seen.append(s.outputs[0].envelope.id) or (Settled.STALE if len(seen) == 1 else None)
+        )
         await kit.publish({"a": 1}, id="m1")
         await until(lambda: kit.counts()["lost"] == 1)
         kit.seam.cut()  # the broker says stale: it comes again on the next connection
@@ -170,8 +174,8 @@ async def test_none_returned_is_no_output():
             return None
 
     async with running(Sink) as kit:
-        id = await kit.publish()
-        assert await kit.settled(id) == ["ack"]
+        one = await kit.publish()
+        assert await kit.settled(one) == ["ack"]
         assert (await kit.depth("receipts")).ready == 0
 
 
@@ -211,8 +215,8 @@ async def test_a_failed_publish_is_the_handlers_failure():
     async with running(Says) as kit:
         kit.faults.publish = lambda _queue, _envelope: Published.REFUSED
         kit.outside.faults.publish = None
-        id = await kit.publish()
-        assert await kit.settled(id) == ["dead_letter"]
+        one = await kit.publish()
+        assert await kit.settled(one) == ["dead_letter"]
         assert (await kit.dead())[0].error_type == "pythia.errors.PublishError"
         assert kit.life.tally.published["elsewhere", "refused"] == 1
 
@@ -235,7 +239,7 @@ async def test_attempts_count_failures_and_nothing_else():
             await asyncio.Event().wait()
 
     async with running(Scripted) as kit:
-        id = await kit.publish()
+        one = await kit.publish()
         await until(lambda: len(seen) == 1)
         for n in range(2, 6):
             await kit.clock.advance(1)
@@ -247,7 +251,7 @@ async def test_attempts_count_failures_and_nothing_else():
         await until(lambda: len(seen) == 7)
         kit.seam.cut()
         await kit.clock.advance(60)
-        assert (await kit.settled(id, 6))[-1] == "drop"
+        assert (await kit.settled(one, 6))[-1] == "drop"
     assert seen == [1, 1, 2, 2, 3, 3, 3, 3]
 
 
@@ -263,8 +267,8 @@ async def test_a_forged_attempt_header_never_gives_more_runs_and_never_breaks_on
             raise ValueError("no")
 
     async with running(Fails) as kit:
-        id = await kit.publish(headers={"pythia-attempt": forged, "Pythia-First-Seen": forged})
-        assert (await kit.final(id))[-1] == "dead_letter"
+        one = await kit.publish(headers={"pythia-attempt": forged, "Pythia-First-Seen": forged})
+        assert (await kit.final(one))[-1] == "dead_letter"
     assert 1 <= len(seen) <= FAST.max_attempts
     assert seen == sorted(seen)
 
@@ -277,8 +281,8 @@ async def test_a_dead_letter_says_how_many_attempts_there_were():
             raise KeyError("sku")
 
     async with running(Fails) as kit:
-        id = await kit.publish()
-        assert await kit.final(id) == ["retry"] * 3 + ["dead_letter"]
+        one = await kit.publish()
+        assert await kit.final(one) == ["retry"] * 3 + ["dead_letter"]
         (letter,) = await kit.dead()
         assert (letter.attempts, letter.reason, letter.error_type) == (4, "attempts_exhausted", "KeyError")
         assert "process_message" in letter.traceback
@@ -368,12 +372,12 @@ async def test_settling_early_what_is_no_longer_ours_says_so():
                     errors.append(error)
 
     async with running(Stubborn) as kit:
-        id = await kit.publish()
+        one = await kit.publish()
         await gate.arrivals(1)
         kit.seam.options[0].on_lost([kit.seam.received[0]], "expired")
         await until(lambda: errors)
         assert kit.seam.asked == []
-        assert id in str(errors[0])
+        assert one in str(errors[0])
 
 
 async def test_a_stale_answer_is_lost_ownership_and_told_to_whoever_settled_early():
@@ -422,7 +426,7 @@ async def test_what_waits_for_a_lane_when_a_stop_comes_is_released_and_never_beg
         await until(lambda: len(kit.seam.received) > 4)
         waiting = len(kit.seam.received) - 2
         kit.worker.stop()
-        await until(lambda: sum(kit.kinds(id) == ["release"] for id in ids) == waiting)
+        await until(lambda: sum(kit.kinds(one) == ["release"] for one in ids) == waiting)
         assert kit.worker.state is WorkerState.STOPPING
         kit.worker.gate.open.set()
         await kit.ended()
@@ -434,12 +438,12 @@ async def test_what_waits_for_a_lane_when_a_stop_comes_is_released_and_never_beg
 async def test_what_arrives_from_the_broker_after_a_stop_is_released_at_once():
     async with running(Counting) as kit:
         kit.seam.receive_gate.clear()
-        id = await kit.publish()
+        one = await kit.publish()
         await until(lambda: kit.seam.received)
         kit.worker.stop()
         await until(lambda: kit.worker.state is WorkerState.STOPPING)
         kit.seam.receive_gate.set()
-        assert await kit.settled(id) == ["release"]  # without the clock moving
+        assert await kit.settled(one) == ["release"]  # without the clock moving
         await kit.ended()
     assert kit.worker.begun == []
 
@@ -484,12 +488,12 @@ async def test_a_message_whose_claim_is_being_made_when_a_stop_comes_is_not_begu
 
     kit.seam.idempotency = Store
     await kit.start()
-    id = await kit.publish(idempotency_key="k")
+    one = await kit.publish(idempotency_key="k")
     await asked.wait()
     kit.worker.stop()
     await until(lambda: kit.worker.state is WorkerState.STOPPING)
     go.set()
-    assert await kit.settled(id) == ["release"]
+    assert await kit.settled(one) == ["release"]
     await kit.ended()
     assert kit.worker.begun == []
 
@@ -538,7 +542,9 @@ async def test_received_is_the_sum_of_all_outcomes_at_every_moment_whatever_happ
             assert counts["residual"] == 0
             assert counts["in_flight"] >= 0
         assert counts["in_flight"] == 0
-        assert counts["received"] == sum(counts[k] for k in ("ack", "retry", "defer", "release", "dead_letter", "drop", "lost"))
+        assert counts["received"] == sum(
+            counts[k] for k in ("ack", "retry", "defer", "release", "dead_letter", "drop", "lost")
+        )
         assert all(counts[k] > 0 for k in ("ack", "retry", "defer", "dead_letter", "drop", "lost"))
         assert counts["ack"] + counts["dead_letter"] + counts["drop"] == 200
         assert len([o for o in told if o.kind != "release"]) == sum(
@@ -579,8 +585,8 @@ async def test_no_more_is_held_than_prefetch_allows(prefetch, concurrency):
     chosen = {} if prefetch is None else {"prefetch": max(prefetch, concurrency)}
     async with running(Busy, concurrency=concurrency, **chosen) as kit:
         ids = [await kit.publish({"n": n}) for n in range(200)]
-        for id in ids:
-            await kit.settled(id)
+        for one in ids:
+            await kit.settled(one)
         assert kit.seam.most_held <= kit.life.engine.prefetch
         if prefetch is not None:
             assert kit.life.engine.prefetch == max(prefetch, concurrency)
@@ -611,11 +617,11 @@ async def test_lost_connections_raise_nothing_but_counts():
 
     async with running(Quick) as kit:
         kit.seam.settle_error = unavailable()
-        id = await kit.publish()
+        one = await kit.publish()
         await until(lambda: kit.counts()["lost"] == 1)
         kit.seam.settle_error = None
         await kit.clock.advance(60)
-        assert await kit.settled(id) == ["ack"]
+        assert await kit.settled(one) == ["ack"]
 
 
 def test_messages_are_the_handlers_view_and_nothing_more():

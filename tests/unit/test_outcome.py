@@ -40,7 +40,9 @@ def test_what_cannot_be_decoded_is_dead_at_once_for_that_reason(reason):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("x"), TimeoutError(), HandlerTimeout("late"), asyncio.CancelledError(), SystemExit(1), Retry()], ids=repr
+    "error",
+    [ValueError("x"), TimeoutError(), HandlerTimeout("late"), asyncio.CancelledError(), SystemExit(1), Retry()],
+    ids=repr,
 )
 def test_failures_are_retried_until_the_attempts_are_spent(error):
     assert [judged(error, attempt).kind for attempt in (1, 2, 3, 4, 5)] == ["retry"] * 3 + ["dead_letter"] * 2
@@ -90,7 +92,9 @@ def test_an_error_without_a_text_is_still_described():
 
 
 @given(
-    st.sampled_from([ValueError("x"), KeyError(1), OSError(), Retry(), Retry(7), HandlerTimeout(), KeyboardInterrupt()]),
+    st.sampled_from(
+        [ValueError("x"), KeyError(1), OSError(), Retry(), Retry(7), HandlerTimeout(), KeyboardInterrupt()]
+    ),
     st.integers(1, 10_000),
     st.builds(
         RetryPolicy,

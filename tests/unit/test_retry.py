@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from random import Random
 
 import pytest
@@ -107,7 +108,10 @@ class Fails(Worker):
         base_seconds=1,
         jitter=0,
         max_attempts=5,
-        per_error={Net: RetryPolicy(delays_seconds=(10, 20), jitter=0, max_attempts=3), HandlerTimeout: RetryPolicy.never()},
+        per_error={
+            Net: RetryPolicy(delays_seconds=(10, 20), jitter=0, max_attempts=3),
+            HandlerTimeout: RetryPolicy.never(),
+        },
         give_up_on=(KeyError,),
     )
     errors = {"net": Net, "slow": Slow, "key": KeyError, "value": ValueError}
@@ -134,7 +138,7 @@ async def test_a_worker_retries_each_kind_of_error_by_its_own_policy(body, reaso
     async with running(Fails) as kit:
         await kit.final(await kit.publish(body))
         times = kit.worker.times
-        assert [round(b - a) for a, b in zip(times, times[1:], strict=False)] == gaps
+        assert [round(b - a) for a, b in itertools.pairwise(times)] == gaps
         (letter,) = await kit.dead()
         assert (letter.reason, letter.attempts) == (reason, len(gaps) + 1)
 
@@ -143,4 +147,8 @@ async def test_configuration_wins_over_the_class_key_by_key():
     async with running(Fails, retry__max_attempts=2, retry__give_up_on=["ValueError"]) as kit:
         assert await kit.final(await kit.publish("value")) == ["dead_letter"]
         assert await kit.final(await kit.publish("key")) == ["retry", "dead_letter"]  # the class's list was replaced
-        assert await kit.final(await kit.publish("net")) == ["retry", "retry", "dead_letter"]  # per error: the class's own
+        assert await kit.final(await kit.publish("net")) == [
+            "retry",
+            "retry",
+            "dead_letter",
+        ]  # per error: the class's own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,20 @@ class Change:
     work: Callable[[Store], Any]
     landed: Callable[[Any], None]
     failed: Callable[[Setback], None]
+
+
+def together(changes: Sequence[Change]) -> Change:
+    """One change made of several: all of them land, in order, or none does."""
+
+    def landed(values: Sequence[Any]) -> None:
+        for change, value in zip(changes, values, strict=True):
+            change.landed(value)
+
+    def failed(setback: Setback) -> None:
+        for change in changes:
+            change.failed(setback)
+
+    return Change(lambda store: [change.work(store) for change in changes], landed, failed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class Holder:
     queue: str
     options: ConsumeOptions
     renew_at: float
+    late: bool = False  # a renewal failed: in the file the leases may have run out
     held: dict[int, tuple[Delivery, float]] = field(default_factory=dict)
 
     @property
@@ -65,14 +66,14 @@ class Holder:
 
     def renewed(self, renewal: Renewal, now: float) -> None:
         """Account for a renewal that was committed, and tell the owner what was lost."""
-        self.renew_at = now + self.options.lease / RENEWALS_PER_LEASE
+        self.renew_at, self.late = now + self.options.lease / RENEWALS_PER_LEASE, False
         for reason in (LOST, HELD_TOO_LONG):
             tokens = [token for token, why in renewal.lost if why == reason]
             self._lose(tokens, reason)
 
     def not_renewed(self, now: float) -> None:
         """Try again soon: the file could not be written."""
-        self.renew_at = now + self.options.lease / _RETRIES_PER_LEASE
+        self.renew_at, self.late = now + self.options.lease / _RETRIES_PER_LEASE, True
 
     def _lose(self, tokens: Sequence[Token], reason: str) -> None:
         lost = tuple(self.held[token[0]][0] for token in tokens)

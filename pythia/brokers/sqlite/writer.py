@@ -20,7 +20,7 @@ from typing import Any
 
 from pythia.broker import ConsumeOptions
 from pythia.brokers.sqlite import trouble
-from pythia.brokers.sqlite.calls import Answer, Call, Change, Outbox, Question, Setback, Stop, Waiter
+from pythia.brokers.sqlite.calls import Answer, Call, Change, Outbox, Question, Setback, Stop, Waiter, together
 from pythia.brokers.sqlite.claims import Claims
 from pythia.brokers.sqlite.clock import SqliteClock
 from pythia.brokers.sqlite.commit import Transactions
@@ -254,9 +254,12 @@ class Writer:
         self._outbox.send()
 
     def _write(self) -> None:
-        changes, self._changes = [*self._renewals(), *self._changes], []
-        if (claims := self._claims.change(stirred=bool(changes))) is not None:
-            changes.append(claims)
+        due, asked = self._due(), self._changes
+        claims = self._claims.change(stirred=bool(due or asked))
+        late = [] if claims is None else [holder for holder in self._holders if holder.late]
+        changes, self._changes = [*(self._renewal(holder) for holder in due if holder not in late), *asked], []
+        if claims is not None:  # with it, what is late: a lease that ran out while nobody could write is still ours
+            changes.append(together([*map(self._renewal, late), claims]))
         if changes:
             self._commit(changes)
         error = self._transactions.trouble
@@ -271,9 +274,9 @@ class Writer:
             for change in changes:
                 change.failed(Setback(self._fatal))
 
-    def _renewals(self) -> list[Change]:
+    def _due(self) -> list[Holder]:
         now = self.clock.boottime()
-        return [self._renewal(holder) for holder in self._holders if holder.renew_at <= now]
+        return [holder for holder in self._holders if holder.renew_at <= now]
 
     def _renewal(self, holder: Holder) -> Change:
         def landed(renewal: Renewal) -> None:
