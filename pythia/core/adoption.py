@@ -23,8 +23,8 @@ class Adoption:
 
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._open = True
-        self._former = self._loop.get_task_factory()
+        self.open = True
+        self.former = self._loop.get_task_factory()
         self._loop.set_task_factory(self._make)
         self._token = _adopting.set(self)
         return self
@@ -33,12 +33,10 @@ class Adoption:
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> None:
         _adopting.reset(self._token)
-        self._open = False
+        self.open = False
         factory = self._loop.get_task_factory()
-        while (
-            (adoption := getattr(factory, "__self__", None)) and isinstance(adoption, Adoption) and not adoption._open
-        ):
-            factory = adoption._former  # ours, and that of another worker that began after us and was done before us
+        while isinstance(adoption := getattr(factory, "__self__", None), Adoption) and not adoption.open:
+            factory = adoption.former  # ours, and that of another worker that began before us and was done meanwhile
         self._loop.set_task_factory(factory)
 
     async def cancel(self) -> None:
@@ -50,7 +48,7 @@ class Adoption:
             await asyncio.wait(tasks, timeout=LAST_WORDS_SECONDS)
 
     def _make(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
-        former = self._former
+        former = self.former
         task: Any = asyncio.Task(coro, loop=loop, **options) if former is None else former(loop, coro, **options)
         if _adopting.get() is self:
             self._tasks.add(task)

@@ -24,6 +24,7 @@ from pythia.core.adoption import Adoption
 from pythia.core.drain import Drained
 from pythia.core.engine import Engine
 from pythia.core.events import (
+    BrokerRefusal,
     Observers,
     WorkerFailed,
     WorkerStopped,
@@ -35,7 +36,7 @@ from pythia.core.state import WorkerState, moved
 from pythia.core.status import Connection, Status
 from pythia.core.stop import StopRequest
 from pythia.core.tally import Tally
-from pythia.errors import LifecycleError, PythiaError
+from pythia.errors import BrokerRefused, LifecycleError, PythiaError
 
 if TYPE_CHECKING:
     from pythia.core.worker import Worker
@@ -195,6 +196,8 @@ class Life:
         self.exit_code = error.exit_code if ours and isinstance(error, PythiaError) else 70
         self.status.failure = str(error) or type(error).__name__
         self.move(WorkerState.ERROR)
+        if isinstance(error, BrokerRefused):
+            self.emit(BrokerRefusal(error=error))
         self.emit(WorkerFailed(detail=self.status.failure, error=None if ours else error))
 
     def ended(self) -> None:

@@ -70,7 +70,7 @@ def test_a_table_for_people_names_the_queues_that_were_asked_for(capsys):
 def test_no_queues_yet_says_where_was_looked(capsys, workdir):
     assert main(["queues"]) == 0
     assert f"there is no {workdir / 'pythia.db'}" in capsys.readouterr().out
-    assert not (workdir / 'pythia.db').exists()
+    assert not (workdir / "pythia.db").exists()
 
 
 def test_exit_code_is_one_if_anything_is_dead_in_what_was_asked_for():
