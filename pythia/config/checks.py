@@ -37,6 +37,8 @@ def _number(value: Any) -> Any:
 
 
 def _prefetch(config: WorkerConfig) -> Iterator[Problem]:
+    if not (config.pythia_of_worker or "concurrency" in config.pythia_origins()):
+        return  # the class that is to be run may declare another one
     if config.prefetch is not None and config.prefetch < config.concurrency:
         yield _problem(
             config,

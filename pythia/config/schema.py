@@ -154,6 +154,11 @@ class WorkerConfig(BaseSettings):
         """A new one from the same sources, read again: the file, the environment, the files of secrets."""
         return self._pythia_made(*read_sources(type(self), self._sources))
 
+    @property
+    def pythia_of_worker(self) -> bool:
+        """Whether what a worker class declares is in it."""
+        return bool(self._sources.declared)
+
     def with_class_defaults(self, declared: Mapping[str, Any], *, where: str = "") -> Self:
         """A copy in which keys that no argument, flag, variable or file set have the values that a worker class declares.
 

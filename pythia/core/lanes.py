@@ -37,14 +37,11 @@ class Lane:
         self.abandoned = False  # its handler swallowed its cancellation and its slot was given to another
         self.killed = False  # the engine is being closed
 
-    def cancel_handler(self, reason: str) -> None:
+    def cancel_handler(self, reason: Interrupt) -> None:
         """Interrupt the running handler; a second time it is cancelled again, the first reason stands."""
         if not self.group:
             return
-        if self.interrupt is None:
-            self.interrupt = Interrupt(reason)
-        else:
-            self.interrupt.cancels += 1
+        self.interrupt = self.interrupt or reason
         self.task.cancel(f"pythia: {reason}")
 
     async def take_interrupt(self) -> Interrupt | None:
@@ -140,7 +137,7 @@ class Lanes:
         """Idle lanes look around: they end when the shift is stopping."""
         self._wake(len(self._idle))
 
-    def interrupt_all(self, reason: str) -> None:
+    def interrupt_all(self, reason: Interrupt) -> None:
         for lane in self._lanes:
             lane.cancel_handler(reason)
 
@@ -276,7 +273,7 @@ class Lanes:
         admitted = [held for held in group if await self._admit(held)]
         if admitted and self._shift.stopping.is_set():
             for held in admitted:  # the drain came while a claim was being made: no handler begins any more (I6)
-                await self._processor.interrupted(held, Interrupt("drain"))
+                await self._processor.interrupted(held, "drain")
         elif admitted:
             value, error = await self._run(lane, admitted)
             interrupt = await lane.take_interrupt()

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextvars import copy_context
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, assert_never
 
 from pythia.broker import Claim, Kind, Output
 from pythia.core.context import current_delivery, current_say
@@ -27,13 +26,7 @@ from pythia.message import Message, delivered
 BUSY_DELAY_SECONDS = 1.0
 _NO_OUTPUTS: tuple[Output, ...] = ()
 
-
-@dataclass(slots=True)
-class Interrupt:
-    """Why a lane's handler was cancelled by us; one for each cancel, so that none of the user's is mistaken for ours."""
-
-    reason: str  # "timeout", "drain", "lost"
-    cancels: int = 1
+Interrupt = Literal["timeout", "drain", "lost"]  # why a handler was cancelled by us
 
 
 class Processor:
@@ -82,7 +75,7 @@ class Processor:
 
     async def interrupted(self, held: Held, interrupt: Interrupt) -> None:
         """Settle ``held``, whose handler was cancelled by us."""
-        match interrupt.reason:
+        match interrupt:
             case "timeout":
                 seconds = held.rules.handler_timeout or 0.0
                 error = HandlerTimeout(f"the handler ran longer than {seconds:g} s (handler_timeout_seconds)")
@@ -93,8 +86,10 @@ class Processor:
             case "drain":
                 await self._free_claim(held, "release")
                 held.settle(Outcome("release", "drain"))
-            case _:
+            case "lost":
                 await self._free_claim(held, None)
+            case _:
+                assert_never(interrupt)
 
     async def _free_claim(self, held: Held, kind: Kind | None) -> None:
         """A store that cannot be reached keeps no message from its settlement: the claim expires by itself."""

@@ -51,7 +51,7 @@ class Sweeper:
             return
         if lane.interrupt is None:
             lane.cancel_handler("timeout")
-        elif lane.interrupt.reason == "timeout" and now > deadline + SWALLOW_GRACE_SECONDS:
+        elif lane.interrupt == "timeout" and now > deadline + SWALLOW_GRACE_SECONDS:
             await self._replace(lane)
 
     async def _replace(self, lane: Lane) -> None:

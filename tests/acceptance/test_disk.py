@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 import time
 from collections import Counter
@@ -35,6 +36,20 @@ class App(Worker):
                 raise Drop("a test order")
             case 3:
                 return {"done": message.body}
+"""
+)
+
+
+QUIET = (
+    NOTE
+    + """
+class App(Worker):
+    concurrency = 20
+
+    async def process_message(self, message):
+        note("begin", message.body)
+        while not os.path.exists("go"):
+            await asyncio.sleep(0.01)
 """
 )
 
@@ -71,7 +86,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     mounted.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", mounted], capture_output=True, check=False)
     if made.returncode != 0:
-        pytest.skip("only root may mount a small disk: see the tests with a limit on file size")
+        pytest.skip("only root may mount a small disk; the test with a limit on file sizes runs for everybody")
     try:
         yield SmallDisk(tmp_path)
     finally:
@@ -144,6 +159,26 @@ def test_a_full_disk_does_not_keep_a_worker_from_stopping(disk: SmallDisk) -> No
         assert service.stop() == 75
     disk.free()
     assert disk.place.rows("SELECT count(*) FROM messages") == [(3,)]
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux lets one process limit another")
+def test_a_file_that_may_not_be_written_for_a_while_is_waited_out(tmp_path: Path) -> None:
+    """The same without a disk of its own: every write of the worker fails, until it may write again."""
+    place = Place(tmp_path, QUIET)
+    place.publish("default", list(range(50)))
+    with place.running("--port", "0", PYTHIA_LEASE_SECONDS="2") as service:
+        until(lambda: len(place.ledger()) >= 20, "20 handlers run")
+        was = resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        (tmp_path / "go").touch()
+        service.wait_for("settle.failed")
+        _stay_full(service, seconds=3)
+        resource.prlimit(service.pid, resource.RLIMIT_FSIZE, was)
+        until(lambda: place.rows("SELECT count(*) FROM messages") == [(0,)], "all settled")
+        until(lambda: service.health()["messages"]["in_flight"] == 0, "and counted")
+        messages = service.health()["messages"]
+        assert (messages["received"] - messages["release"], messages["ack"], messages["lost"]) == (50, 50, 0)
+        assert service.stop() == 0
+    assert sorted(place.ledger()) == sorted(f"begin {number}" for number in range(50))
 
 
 def _stay_full(service: Service, *, seconds: float) -> None:

@@ -223,7 +223,14 @@ def test_a_section_is_given_as_a_table_as_a_section_or_by_dotted_keys():
 def test_a_prefetch_below_concurrency_is_refused_rather_than_raised_unseen():
     assert WorkerConfig(prefetch=10, concurrency=10).prefetch == 10
     with pytest.raises(ConfigError, match=r"^prefetch = 3 \(argument\): must be at least concurrency \(10\)"):
-        WorkerConfig(prefetch=3)
+        WorkerConfig(prefetch=3).with_class_defaults({"worker_name": "orders"})
+
+
+def test_a_prefetch_is_compared_with_the_concurrency_that_the_worker_has():
+    config = WorkerConfig(prefetch=3)
+    assert config.with_class_defaults({"concurrency": 2}).prefetch == 3
+    with pytest.raises(ConfigError, match=r"must be at least concurrency \(4\)"):
+        WorkerConfig(prefetch=3, concurrency=4)
 
 
 @pytest.mark.parametrize("scheme", ["amqp", "amqps"])
