@@ -154,6 +154,11 @@ class WorkerConfig(BaseSettings):
         """A new one from the same sources, read again: the file, the environment, the files of secrets."""
         return self._pythia_made(*read_sources(type(self), self._sources))
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # noqa: ARG002 - the signature is pydantic's; everything in it is frozen
+        """A copy in which ``update`` is said as arguments are: checked like them, and kept by a reload."""
+        arguments, problems = argument_layer(type(self), update or {})
+        return self._pythia_made(replace(self._sources, arguments={**self._sources.arguments, **arguments}), problems)
+
     @property
     def pythia_of_worker(self) -> bool:
         """Whether what a worker class declares is in it."""

@@ -391,3 +391,12 @@ class TestErrorClasses:
         monkeypatch.syspath_prepend(workdir)
         with pytest.raises(ConfigError, match=f"importing {name} failed"):
             import_error_class(f"{name}.Gone")
+
+
+def test_a_copy_with_changes_is_checked_and_keeps_them_when_a_class_or_a_reload_comes():
+    config = WorkerConfig(concurrency=3)
+    changed = config.model_copy(update={"concurrency": 5, "retry": {"max_attempts": 2}})
+    assert (config.concurrency, changed.concurrency, changed.retry.max_attempts) == (3, 5, 2)
+    assert changed.with_class_defaults({"concurrency": 9}).reload().concurrency == 5
+    with pytest.raises(ConfigError, match="concurrency"):
+        config.model_copy(update={"concurrency": 0})
