@@ -59,7 +59,7 @@ def test_every_fixed_place_has_its_names(module: str, name: str) -> None:
 
 def test_importing_the_root_loads_no_driver_and_no_pydantic() -> None:
     heavy = ("pydantic", "aio_pika", "aiormq", "redis", "sqlite3", "aiohttp", "prometheus_client", "rich", "structlog")
-    code = f"import sys, pythia; print([name for name in {heavy!r} if name in sys.modules])"
+    code = f"import sys; before = {{*sys.modules}}; import pythia; print([n for n in {heavy!r} if n in {{*sys.modules}} - before])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

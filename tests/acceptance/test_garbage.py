@@ -206,6 +206,7 @@ def test_a_port_that_was_set_and_is_busy_ends_with_69(place: Place, busy_port: i
 
 def test_a_default_port_that_is_busy_gives_way_to_a_free_one_with_a_notice(place: Place) -> None:
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what the last one left behind is not in the way
         try:
             taken.bind(("127.0.0.1", 8080))
             taken.listen()
