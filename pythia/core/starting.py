@@ -104,6 +104,7 @@ async def _reach(life: Life, broker: Broker) -> None:
     while not life.stopping:
         try:
             await broker.connect()
+            await broker.ping()
         except BrokerUnavailable as error:
             if life.fail_fast or (limit and life.age + wait > limit):
                 raise

@@ -117,6 +117,16 @@ def test_a_queue_file_that_cannot_be_made_on_a_full_disk_ends_with_74(disk: Smal
     assert_one_failure(text, "queue.db", "disk is full")
 
 
+def test_a_worker_that_is_started_on_a_full_disk_ends_with_74(disk: SmallDisk) -> None:
+    """Nothing that it did could be settled. What is in the file stays, and can still be looked at."""
+    disk.place.publish("default", [1])
+    disk.fill()
+    code, text = disk.place.run_to_the_end()
+    assert code == 74
+    assert_one_failure(text, "queue.db", "disk is full", "free some space")
+    assert disk.place.depth()["ready"] == 1
+
+
 def test_a_disk_that_fills_up_under_a_running_worker_is_waited_out_for_longer_than_a_lease(disk: SmallDisk) -> None:
     """Every outcome is asked for while it is full; each is carried out once, afterwards; no message runs again for it."""
     place, numbers = disk.place, range(100)

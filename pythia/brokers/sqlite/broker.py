@@ -17,7 +17,7 @@ from pythia.brokers.sqlite.idempotency import SqliteEffects
 from pythia.brokers.sqlite.letters import SqliteDeadLetters
 from pythia.brokers.sqlite.store import Store
 from pythia.brokers.sqlite.writer import Writer
-from pythia.errors import BrokerError, BrokerUnavailable
+from pythia.errors import BrokerError, BrokerUnavailable, StoreError
 from pythia.message import Envelope
 
 _INHERITED: list[Writer] = []  # of a parent process: a connection that crossed a fork must not even be closed
@@ -130,7 +130,16 @@ class SqliteBroker:
         return SqliteEffects(self.writer)
 
     async def ping(self) -> None:
-        await self.writer().read(lambda store: store.connection.execute("PRAGMA user_version").fetchone())
+        """Whether the file takes writes: one is made that changes nothing.
+
+        Raises:
+            StoreError: it is full or read-only. BrokerUnavailable: it is locked.
+        """
+        writer = self.writer()
+        written = await writer.write(Store.touch, landed=lambda _: True, refused=lambda _in_doubt: False)
+        if not written:
+            why = writer.stats().get("trouble") or f"queue file {self.path} cannot be written"
+            raise BrokerUnavailable(why) if "is locked" in why else StoreError(why)
 
     def stats(self) -> Mapping[str, Any]:
         """``lease_renewals``, ``leases_lost``, ``commits``, ``refusals``; ``trouble``: why nothing can be written just now."""

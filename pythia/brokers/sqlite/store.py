@@ -93,6 +93,11 @@ class Store:
                 in_doubt=False,
             ) from error
 
+    def touch(self) -> None:
+        """Write what is there already, so that a file that cannot be written says so."""
+        (version,) = self.connection.execute("PRAGMA user_version").fetchone()
+        self.connection.execute(f"PRAGMA user_version = {version:d}")
+
     def know(self, queue: str) -> None:
         """Remember the name of a queue."""
         self.connection.execute("INSERT OR IGNORE INTO queues VALUES (?)", (queue,))
