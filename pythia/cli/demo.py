@@ -7,6 +7,7 @@ import os
 from argparse import ArgumentParser, Namespace
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pythia.cli import settings
 from pythia.cli.demo_display import display
@@ -17,6 +18,7 @@ from pythia.cli.values import positive
 from pythia.config import WorkerConfig, process_flags, set_config_file, set_process_flags, was_set
 
 FILE = "pythia-demo.db"
+LEASE_SECONDS = 5  # a demo that was killed is gone on with after so long
 OWN_URL = f"sqlite:///{FILE}"
 
 _EXAMPLES = f"""\
@@ -69,8 +71,12 @@ def _configuration(args: Namespace) -> WorkerConfig:
     own = {"broker.url": args.broker_url or OWN_URL, "queues": [QUEUE], "http.enabled": True}
     set_process_flags({**process_flags(), **own})
     config = WorkerConfig()
-    quiet = args.json or not was_set(config, "log.level")
-    return WorkerConfig(log={"level": "critical"}) if quiet else config
+    ours: dict[str, Any] = {}
+    if args.json or not was_set(config, "log.level"):
+        ours["log"] = {"level": "critical"}
+    if not was_set(config, "lease_seconds"):
+        ours["lease_seconds"] = LEASE_SECONDS
+    return WorkerConfig(**ours)
 
 
 def _remove(file: Path) -> None:
