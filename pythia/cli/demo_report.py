@@ -62,7 +62,7 @@ def print_report(args: Namespace, report: Report, *, kept: bool) -> None:
         print_json(_document(report))
         return
     say()
-    print_table(args, ("VERIFIED", report.site), [*_rows(report)])
+    print_table(args, ("VERIFIED" if report.ok else "NOT VERIFIED", report.site), [*_rows(report)])
     say()
     say(conservation(report.messages))
     for text in _ending(args, report, kept=kept):

@@ -111,6 +111,7 @@ def test_a_changed_byte_is_named_with_both_digests_explained_and_gone_after_repa
     facts = (str(site.file(3)), digest(original), digest(b"file X\n"))
     for fact in facts:
         assert fact in done.out
+    assert "\nNOT VERIFIED " in done.out
     at = f"-b sqlite:///{workdir / QUEUE_FILE}"
     assert f"pythia dead show integrity {at}" in done.out
     assert f"pythia dead replay integrity --all {at}" in done.out
