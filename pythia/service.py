@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ from pythia.core.life import Life, StartStopped
 from pythia.core.lifecycle import LifecycleManager
 from pythia.core.starting import consume
 from pythia.core.state import WorkerState
-from pythia.core.worker import Worker, make_worker
+from pythia.core.worker import Worker
 from pythia.errors import LifecycleError, PortBusy, PythiaError
 from pythia.http.server import HttpServer
 from pythia.message import Delivery
@@ -55,27 +55,12 @@ class RunOptions:
 PLAIN = RunOptions()
 
 
-def run_target(worker_class: type[Worker], options: RunOptions = PLAIN) -> int:
-    """Make a worker of ``worker_class`` and run it; the exit code.
-
-    Raises:
-        ConfigError, StoreError, BrokerRefused, BrokerUnavailable, PortBusy: told already by the log, and by the caller.
-    """
-    return run(make_worker(worker_class), options)
-
-
 def run(worker: Worker, options: RunOptions = PLAIN) -> int:
     """The whole life of ``worker``, blocking, with signals; the exit code. Errors are logged, not raised.
 
     When a handler or a thread never returns, the process ends at the drain deadline with 75.
     """
-    options = RunOptions(
-        burst=options.burst,
-        max_messages=options.max_messages,
-        fail_fast=options.fail_fast,
-        http=options.http,
-        exits=True,
-    )
+    options = replace(options, exits=True)
     runner = asyncio.Runner()
     code = 70
     try:

@@ -73,8 +73,8 @@ def rules_of(worker: Worker, config: WorkerConfig) -> Rules:
 
 def handler_function(worker: Worker) -> Any:
     """The function whose annotations tell the type of bodies."""
-    batched, _ = handler_of(worker)
-    return type(worker).process_batch if batched else type(worker).process_message
+    cls = type(worker)
+    return cls.process_batch if written(cls.process_batch) else cls.process_message
 
 
 def outcome_hook(worker: Worker, engine: Engine) -> Any:

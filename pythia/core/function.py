@@ -5,17 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from pythia.core.worker import Worker
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class WorkerFunction(Protocol):
-    """A decorated function: still itself, and the class that consumes with it."""
-
-    worker_class: type[Worker]
 
 
 def handler(*queues: str, **class_attributes: Any) -> Callable[[F], F]:
