@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pythia.errors import Defer, Drop, PythiaError, Reject, Retry
     from pythia.message import Message
     from pythia.publisher import Publisher, SyncPublisher
+    from pythia.supervisor.api import Supervisor
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ _HOME = {
     "PythiaError": "pythia.errors",
     "Publisher": "pythia.publisher",
     "SyncPublisher": "pythia.publisher",
+    "Supervisor": "pythia.supervisor.api",
 }
 
 __all__ = [  # noqa: RUF022 - in the order of the documentation
@@ -49,6 +51,7 @@ __all__ = [  # noqa: RUF022 - in the order of the documentation
     "Drop",
     "Publisher",
     "SyncPublisher",
+    "Supervisor",
     "PythiaError",
 ]
 

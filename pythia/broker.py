@@ -7,16 +7,21 @@ not; nothing of a driver leaks past this seam. Durations are seconds, times are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, Protocol
 
-from pythia.errors import DeadReason
+from pythia.errors import BrokerError, BrokerUnavailable, DeadReason
 from pythia.message import Delivery, Envelope
 
 Kind = Literal["ack", "retry", "defer", "release", "dead_letter", "drop"]
+
+
+class ConsumerCancelled(BrokerUnavailable):
+    """The connection is there and this one consumer is not any more: its queue or group was deleted, the server cancelled it,
+    or it is missing and not ours to make. The engine registers it anew."""
 
 
 class Settled(Enum):
@@ -57,9 +62,9 @@ class Output:
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # frozen, its making would take longer than a no-op handler
 class Settlement:
-    """The one outcome of one delivery. The adapter makes ``outputs`` and the retry copy or dead letter durable before the
+    """The one outcome of one delivery. Treated as immutable. The adapter makes ``outputs`` and the retry copy or dead letter durable before the
     source is gone (in one transaction where it has one). ``delay`` serves retry and defer; a retry comes back with
     ``attempt`` + 1, a defer and a release with the attempt that it had."""
 
@@ -78,16 +83,20 @@ class Capabilities:
     guarantee: Literal["at-least-once", "at-most-once"] = "at-least-once"
     durable: bool = True  # messages survive the process
     shared: bool = True  # several processes may consume one queue
+    keeps: bool = True  # a message waits for its consumer; False: who is not there when it is said misses it
     leased: bool = False  # deliveries expire unless renewed (the adapter renews)
     delay: bool = True
     priority: bool = False
     ordered: bool = True  # first in, first out at concurrency 1
+    keeps_place: bool = True  # what is released comes before what is younger
     ordering_keys: bool = False  # one at a time within a key, across every consumer of the queue
     dead_letters: bool = True
     dead_queue: str | None = None  # how the queue of dead letters is called ("{queue}.dead"); None: it is no queue
     counts_deliveries: bool = False
     transactional: bool = False  # outputs and settlement are one transaction
     idempotency: bool = False  # has an idempotency store of its own
+    exchanges: bool = False  # publishes to an exchange, by routing key
+    lists_queues: bool = True  # can tell which queues there are
     server_version: str | None = None
     detail: str = ""  # one line for `check` and the start-up banner: a file's absolute path, a journal mode
 
@@ -126,14 +135,32 @@ class DeadLetter:
     origin_queue: str | None = None
 
 
+def no_such_letter(after: str | None, queue: str) -> BrokerError:
+    """What ``list`` raises when ``after`` names no dead letter of ``queue``."""
+    return BrokerError(
+        f"no dead letter {after!r} in queue {queue!r} to list on from: it was replayed or purged meanwhile"
+    )
+
+
 class DeadLetters(Protocol):
     """The dead letters of one queue, oldest first. Looking changes none."""
 
     async def count(self) -> int: ...
     async def list(self, limit: int = 100, after: str | None = None) -> Sequence[DeadLetter]: ...  # `after`: an id
+    def scan(
+        self,
+    ) -> AsyncIterator[DeadLetter]: ...  # all of them, in one pass; they must stay where they are meanwhile
     async def get(self, id: str) -> DeadLetter | None: ...  # noqa: A002 - the API's word
     async def replay(self, ids: Sequence[str], to: str | None = None) -> int: ...  # back as attempt 1; how many moved
     async def purge(self, ids: Sequence[str]) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What an operator should know of this server: a sentence each."""
+
+    offers: Sequence[str] = ()  # what this version can do
+    risks: Sequence[str] = ()  # what may lose or hold up messages, and what to do about it
 
 
 class Claim(Enum):
@@ -155,9 +182,12 @@ class IdempotencyStore(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumeOptions:
     """How to consume one queue. ``lease`` seconds are renewed by the adapter, off the event loop, from receipt until the
-    delivery is settled or held for ``max_hold`` seconds (None: for ever). ``on_lost`` may be called from any thread."""
+    delivery is settled or held for ``max_hold`` seconds (None: for ever). A broker that pushes begins with a window of
+    ``concurrency`` messages and widens it, up to ``prefetch``, while ``receive`` asks for more: what is fetched ahead of its
+    handler is kept from every other worker. ``on_lost`` may be called from any thread."""
 
     prefetch: int
+    concurrency: int = 1  # most handlers at once
     lease: float
     max_hold: float | None
     consumer: str  # this worker's id, for what the broker shows
@@ -188,6 +218,10 @@ class Consumer(Protocol):
         """
         ...
 
+    async def watch(self) -> None:
+        """Never returns: raises what ``receive`` would, as soon as it is known, also while nobody receives. May be cancelled."""
+        ...
+
 
 class Broker(Protocol):
     """The system that keeps messages, as we see it."""
@@ -205,8 +239,23 @@ class Broker(Protocol):
 
     def consume(self, queue: str, options: ConsumeOptions) -> AbstractAsyncContextManager[Consumer]: ...
 
-    async def publish(self, queue: str, messages: Sequence[Envelope], *, delay: float = 0.0) -> Sequence[Published]:
-        """One answer a message, in order, once the broker has confirmed or refused it."""
+    async def prepare(self, queue: str) -> None:
+        """See to it that ``queue`` can be consumed: what is missing is made, where that is allowed. Nothing is taken.
+
+        Raises:
+            BrokerUnavailable, BrokerRefused, StoreError: as ``consume`` would.
+        """
+        ...
+
+    async def publish(
+        self, queue: str, messages: Sequence[Envelope], *, delay: float = 0.0, exchange: str = ""
+    ) -> Sequence[Published]:
+        """One answer a message, in order, once the broker has confirmed or refused it. With an ``exchange`` (where the broker
+        has such), ``queue`` is the routing key.
+
+        Raises:
+            BrokerUnavailable: nothing was sent. PublishError: a message that this broker cannot carry; none was taken.
+        """
         ...
 
     async def depth(self, queue: str) -> QueueDepth: ...
@@ -214,4 +263,9 @@ class Broker(Protocol):
     def dead_letters(self, queue: str) -> DeadLetters: ...
     def idempotency(self) -> IdempotencyStore | None: ...
     async def ping(self) -> None: ...  # whether it would take a message just now
-    def stats(self) -> Mapping[str, Any]: ...  # counters of the adapter: {"lease_renewals": 12}
+    async def survey(self, queues: Sequence[str]) -> Survey: ...  # of the server, and of these queues
+
+    def stats(self) -> Mapping[str, Any]:
+        """Counters of the adapter (``{"lease_renewals": 12}``), ``trouble``: why it cannot write just now, and ``blocked``: why
+        the server takes nothing from us just now; None when it does."""
+        ...

@@ -30,6 +30,19 @@ def new_id() -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+_FIRST_MOMENT, _LAST_MOMENT = -62_135_596_800.0, 253_402_300_799.0  # the years 1 to 9999: what a datetime holds
+
+
+def utc(epoch: float) -> datetime:
+    """A time of the wire as UTC; one that no calendar of ours holds (a producer may say anything) is the nearest that it does."""
+    return datetime.fromtimestamp(min(max(epoch, _FIRST_MOMENT), _LAST_MOMENT), UTC)
+
+
+def rfc3339(epoch: float) -> str:
+    """A time of the wire as text, in UTC, with milliseconds."""
+    return utc(epoch).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 class Envelope:
     """A message on the wire: bytes and properties. Treated as immutable once made.
 
@@ -228,7 +241,7 @@ class Message(Generic[T]):
     def timestamp(self) -> datetime:
         """When it was published, UTC; when it was first seen, if the producer did not say."""
         stamp = self._delivery.envelope.timestamp
-        return datetime.fromtimestamp(self._delivery.first_seen if stamp is None else stamp, UTC)
+        return utc(self._delivery.first_seen if stamp is None else stamp)
 
     @property
     def idempotency_key(self) -> str | None:

@@ -73,6 +73,18 @@ def find(pid: int) -> str | None:
     return str(url)
 
 
+def lasting_directory() -> Path | None:
+    """Where this user's workers keep what should outlive their processes: ``pythia`` in ``XDG_STATE_HOME`` if that is set, else
+    with the files above. Made if need be; None if somebody else could write to it, or it cannot be made."""
+    home = os.environ.get("XDG_STATE_HOME")
+    directory = Path(home) / "pythia" if home else _directory()
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return directory if _is_ours(directory) else None
+
+
 def _directory() -> Path:
     return Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"pythia-{os.getuid()}"
 

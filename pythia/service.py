@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import faulthandler
+import gc
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -21,23 +21,29 @@ from pythia.broker import Broker
 from pythia.brokers import open_broker
 from pythia.burst import watch_burst
 from pythia.config import WorkerConfig, was_set
-from pythia.core.calling import busy_threads
+from pythia.core import lastwords, suspects
+from pythia.core.calling import busy_threads, written
 from pythia.core.ending import cut_short, fail_start, give_up_start
-from pythia.core.events import ConfigRefused, DrainReleased, Notice, TaskFailed
+from pythia.core.events import DrainReleased, Notice, TaskFailed
 from pythia.core.life import Life, StartStopped
 from pythia.core.lifecycle import LifecycleManager
 from pythia.core.starting import consume
 from pythia.core.state import WorkerState
 from pythia.core.worker import Worker
-from pythia.errors import LifecycleError, PortBusy, PythiaError
+from pythia.errors import LifecycleError, PythiaError
+from pythia.http.port import served
 from pythia.http.server import HttpServer
 from pythia.message import Delivery
 from pythia.observability import logs
+from pythia.observability.systemd import Notifier
 from pythia.observability.watchdog import Watchdog
 
 W = TypeVar("W", bound=Worker)
 
 LEAST_FOR_CLOSING_SECONDS = 1.0
+YOUNG_OBJECTS = 10_000  # that are made before the collector looks at them
+LAST_WORDS_SECONDS = 1.0  # for the log's reader, at the deadline
+LEAST_NOTED, MOST_NOTED_FOR_EACH = 64, 4  # slots for what is in hand; concurrency may grow while it runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +109,17 @@ async def serve(worker: Worker, options: RunOptions = PLAIN) -> None:
         await _live(worker, life, options)
 
 
+async def live(worker: Worker, options: RunOptions = PLAIN) -> None:
+    """``serve`` without what stands around the delivery path (logs, probes, watchdog, signals): no thread is started.
+
+    For simulations; the worker's way to its broker must have been given to it.
+    """
+    life = life_of(worker)
+    life.begin()
+    life.fail_fast, life.max_messages = options.fail_fast, options.max_messages
+    await _live(worker, life, options)
+
+
 @asynccontextmanager
 async def embedded(worker: W) -> AsyncIterator[W]:
     """RUNNING inside: no signals, and no HTTP unless it was asked for. Leaving drains and stops.
@@ -154,6 +171,8 @@ async def _live(worker: Worker, life: Life, options: RunOptions) -> None:
     """From INITIALIZING to STOPPED (or ERROR, when the start failed)."""
     try:
         await worker.lifecycle_manager.start_worker(worker)
+        if options.exits:
+            _calm_collector()
         consume(life)
     except StartStopped:
         await give_up_start(life)
@@ -186,6 +205,14 @@ async def _live(worker: Worker, life: Life, options: RunOptions) -> None:
         raise life.error
 
 
+def _calm_collector() -> None:
+    """In a process that is ours alone: what is there by now stays, so that the collector need not look at it again, and it looks
+    less often for garbage in circles. The delivery path makes none; only a handler may."""
+    gc.freeze()
+    if gc.get_threshold()[0] < YOUNG_OBJECTS:
+        gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+
+
 async def _stop(worker: Worker, life: Life) -> None:
     """The manager's stop; if that raises or returns before it began, the steps are taken all the same."""
     try:
@@ -205,18 +232,41 @@ def _furnish(worker: Worker, life: Life, options: RunOptions, outside: ExitStack
         life.open_store = _open_store
     if not logs.configured_elsewhere():
         logs.configure(config.log)
+        life.on_config = lambda new: logs.configure(new.log)
     log = logs.LogObserver(config.worker_name, config.worker_id)
     outside.enter_context(life.emit.to(log))
     outside.callback(log.flush)
     life.on_second = log.flush
+    if options.exits:
+        _watch_for_killers(worker, life, outside)
     if options.http and config.http.enabled:
         life.http = outside.enter_context(_probes(worker, life))
-    watchdog = Watchdog(life.status, life.emit, threading.get_ident(), lambda: _stepping(life))
+    notifier = Notifier(life.status, os.environ if options.exits else {})  # of a process that is ours alone
+    outside.enter_context(life.emit.to(notifier))
+    life.while_reloading = notifier.reloading
+    watchdog = Watchdog(life.status, life.emit, threading.get_ident(), lambda: _stepping(life), on_look=notifier.look)
     outside.callback(watchdog.stop)
     watchdog.start()
     if options.signals:
         doom = _Doom(life) if options.exits else None
-        outside.enter_context(signals.installed(asyncio.get_running_loop(), _actions(worker, life, doom)))
+        outside.enter_context(signals.installed(asyncio.get_running_loop(), _actions(life, doom)))
+
+
+def _watch_for_killers(worker: Worker, life: Life, outside: ExitStack) -> None:
+    """In a process that is ours alone: what a crash leaves behind, its signals and ``os._exit``, belong to the process."""
+    config, flush = worker.config, life.on_second
+    at_once = config.concurrency * (config.batch.size if written(type(worker).process_batch) else 1)
+    whose = f"{config.broker.display_url} {config.worker_name}"
+    watching = suspects.watching(
+        runtime_file.lasting_directory(), whose, slots=LEAST_NOTED + MOST_NOTED_FOR_EACH * at_once, emit=life.emit
+    )
+    life.suspects = outside.enter_context(watching)
+
+    def every_second() -> None:
+        flush()
+        life.suspects.beat()
+
+    life.on_second = every_second
 
 
 def _stepping(life: Life) -> Delivery | None:
@@ -225,47 +275,27 @@ def _stepping(life: Life) -> Delivery | None:
 
 def _open_configured(config: WorkerConfig) -> Broker:
     url = config.broker.url.get_secret_value()
-    return open_broker(url, connect_timeout=config.broker.connect_timeout_seconds)
+    return open_broker(url, config=config)
 
 
 def _open_store(config: WorkerConfig) -> Broker:
     url = config.dedup.store_url
     if url is None:
         raise LifecycleError("dedup.store_url is not set")
-    return open_broker(url.get_secret_value(), connect_timeout=config.broker.connect_timeout_seconds)
+    return open_broker(url.get_secret_value(), config=config)
 
 
-@contextmanager
-def _probes(worker: Worker, life: Life) -> Iterator[str]:
-    """The HTTP server, at the port that was set or, if none was and the default is taken, at a free one."""
-    http = worker.config.http
-    server = HttpServer(http.host, http.port, status=life.status, control=worker, emit=life.emit)
-    try:
-        port = server.start()
-    except OSError as error:
-        if was_set(worker.config, "http.port"):
-            raise PortBusy(
-                f"http.port {http.port} on {http.host} {_why_not(error)}: set another, or 0 for a free one"
-            ) from None
-        server = HttpServer(http.host, 0, status=life.status, control=worker, emit=life.emit)
-        port = server.start()
-        life.emit(Notice(detail=f"http.port {http.port} is in use: the probes are at port {port} instead"))
-    url = f"http://{f'[{http.host}]' if ':' in http.host else http.host}:{port}"
-    try:
-        with runtime_file.announced(url):
-            yield url
-    finally:
-        server.stop()
+def _probes(worker: Worker, life: Life) -> AbstractContextManager[str]:
+    """The worker's routes, served while entered; their URL."""
+    return served(
+        worker.config,
+        lambda host, port: HttpServer(host, port, status=life.status, control=life, emit=life.emit),
+        life.emit,
+    )
 
 
-def _why_not(error: OSError) -> str:
-    return "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror or error})"
-
-
-def _actions(worker: Worker, life: Life, doom: _Doom | None) -> dict[int, signals.Action]:
+def _actions(life: Life, doom: _Doom | None) -> dict[int, signals.Action]:
     loop = asyncio.get_running_loop()
-    reloads: set[asyncio.Task[None]] = set()
-
     signalled: list[str] = []
 
     def stop(name: str) -> None:
@@ -276,28 +306,15 @@ def _actions(worker: Worker, life: Life, doom: _Doom | None) -> dict[int, signal
         if doom is not None:
             doom.arm()
 
-    def reload() -> None:
-        task = loop.create_task(_reload(worker, life), name="reload")
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
     actions: dict[int, signals.Action] = {int(number): partial(stop, number.name) for number in signals.STOP}
-    actions |= {int(number): lambda: _soon(loop, reload) for number in signals.reload_signals()}
+    actions |= {int(number): lambda: _soon(loop, life.reload) for number in signals.reload_signals()}
     actions[int(signal.SIGUSR2)] = lambda: _tell_what_runs(life)
     return actions
 
 
-def _soon(loop: asyncio.AbstractEventLoop, action: signals.Action) -> None:
+def _soon(loop: asyncio.AbstractEventLoop, action: Callable[[], object]) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(action)
-
-
-async def _reload(worker: Worker, life: Life) -> None:
-    try:
-        await worker.reload_config()
-    except Exception as error:  # noqa: BLE001 - a reload that fails, in whatever way, changes nothing
-        life.tally.refused(str(error))
-        life.emit(ConfigRefused(generation=life.tally.generation, changed=(), cause=str(error)))
 
 
 def _tell_what_runs(life: Life) -> None:
@@ -323,6 +340,9 @@ class _Doom:
         life = self._life
         if life.state in (WorkerState.STOPPED, WorkerState.ERROR):
             return
+        lastly = threading.Timer(LAST_WORDS_SECONDS, os._exit, (75,))  # if nobody reads what is told now
+        lastly.daemon = True
+        lastly.start()
         running = life.status.running()
         if life.drained is None and running:
             ids, ages = [row.message_id for row in running[:100]], [round(row.seconds, 3) for row in running[:100]]
@@ -338,6 +358,7 @@ def _something_never_ends(life: Life) -> bool:
 
 
 def _leave(code: int) -> Any:
+    lastwords.leave_quietly()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -44,27 +44,36 @@ def early() -> Iterator[None]:
 
 @contextmanager
 def installed(loop: asyncio.AbstractEventLoop, actions: Mapping[int, Action]) -> Iterator[None]:
-    """While entered, each signal that nobody else handles calls its action, on the main thread.
+    """While entered, each signal that nobody else handles calls its action, on the main thread; the loop wakes up for it.
 
     Outside the main thread signals cannot be handled: then this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    with handled(actions):
+        woken = _wake_on_signals(loop)
+        try:
+            yield
+        finally:
+            if woken:
+                loop.remove_signal_handler(signal.SIGWINCH)
+
+
+@contextmanager
+def handled(actions: Mapping[int, Action]) -> Iterator[None]:
+    """``installed`` for a process without an event loop. On the main thread only."""
     former: dict[int, Any] = {}
     for number, action in actions.items():
         current = signal.getsignal(number)
         if _default(current):
             former[number] = signal.signal(number, _calling(action))
-    woken = _wake_on_signals(loop)
     for number in sorted(_pending & former.keys()):
         _pending.discard(number)
         actions[number]()
     try:
         yield
     finally:
-        if woken:
-            loop.remove_signal_handler(signal.SIGWINCH)
         for number, handler in former.items():
             signal.signal(number, handler)
 
@@ -93,6 +102,7 @@ def _wake_on_signals(loop: asyncio.AbstractEventLoop) -> bool:
         loop.add_signal_handler(signal.SIGWINCH, lambda: None)
     except (NotImplementedError, RuntimeError, ValueError):
         return False
+    signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)  # a storm has woken it long before that
     return True
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.kit import servers
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; what the tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -32,3 +35,29 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current directory, for what reads or writes relative paths."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url() -> str:
+    """A RabbitMQ that others may be using too."""
+    return servers.require_rabbitmq()
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    """A Redis that others may be using too."""
+    return servers.require_redis()
+
+
+@pytest.fixture(scope="session")
+def private_rabbit() -> servers.PrivateRabbit:
+    """The session's own RabbitMQ, to be broken; whoever does mends it."""
+    return servers.shared_rabbit()
+
+
+@pytest.fixture
+def private_redis() -> Iterator[servers.PrivateRedis]:
+    """A Redis of the test's own, to be broken."""
+    servers.require_private_redis()
+    with servers.PrivateRedis() as redis:
+        yield redis

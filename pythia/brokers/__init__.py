@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
+import logging
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from pythia.broker import Broker, Claim, IdempotencyStore
+from pythia.broker import Broker
 from pythia.clock import Clock
-from pythia.errors import ConfigError, Unsupported
+from pythia.errors import ConfigError
 
-_LATER = ("amqp", "amqps", "redis", "rediss", "redis+sentinel")
+if TYPE_CHECKING:
+    from pythia.config import WorkerConfig
+
+DRIVER_LOGGERS = ("aio_pika", "aiormq", "redis", "push_response")  # the last is redis-py's too
+_NOWHERE = logging.NullHandler()
+_CONNECT_SECONDS = 10.0  # of one try, where no configuration says otherwise
 
 
-def open_broker(url: str, *, clock: Clock | None = None, connect_timeout: float = 10.0) -> Broker:
+def open_broker(url: str, *, config: WorkerConfig | None = None, clock: Clock | None = None) -> Broker:
     """The broker that ``url`` names, not connected yet. ``memory://NAME`` is one store per name and process.
 
-    ``clock`` is for tests; ``connect_timeout`` is how many seconds one try to reach the broker may take.
+    ``config`` says how it is to be used: time limits, topology, groups; without one the defaults hold. Its own ``broker.url``
+    does not count. ``clock`` is for tests.
 
     Raises:
-        ConfigError: the URL names no broker that there is. Unsupported: one that this version does not have.
+        ConfigError: the URL names no broker that there is.
     """
     match _scheme(url):
         case "memory":
@@ -30,71 +36,54 @@ def open_broker(url: str, *, clock: Clock | None = None, connect_timeout: float 
             from pythia.brokers.sqlite import SqliteBroker, SqliteClock
 
             time = SqliteClock.machine() if clock is None else SqliteClock.injected(clock)
-            return SqliteBroker(_path(url), clock=time, connect_timeout=connect_timeout)
+            limit = _CONNECT_SECONDS if config is None else config.broker.connect_timeout_seconds
+            return SqliteBroker(_path(url), clock=time, connect_timeout=limit)
+        case "amqp" | "amqps":
+            _keep_drivers_off_the_terminal()
+            from pythia.brokers.rabbitmq import RabbitBroker, RabbitSettings
+
+            return RabbitBroker(url, RabbitSettings.of(config))
+        case "redis" | "rediss":
+            _keep_drivers_off_the_terminal()
+            return _redis(url, config)
         case scheme:
             raise _unknown(scheme)
 
 
-class OwnStore:
-    """An idempotency store apart from the queue's broker. It opens at its first use; an async context manager closes it."""
-
-    def __init__(self, broker: Broker, store: IdempotencyStore) -> None:
-        self._broker = broker
-        self._store = store
-
-    async def connect(self) -> None:
-        """Open it now. Idempotent; raises what the broker's ``connect`` does."""
-        await self._broker.connect()
-
-    async def close(self) -> None:
-        """Idempotent; the next use opens it again."""
-        await self._broker.close()
-
-    async def claim(self, key: str, owner: str, ttl: float) -> Claim:
-        await self._broker.connect()
-        return await self._store.claim(key, owner, ttl)
-
-    async def done(self, key: str, owner: str, ttl: float) -> bool:
-        await self._broker.connect()
-        return await self._store.done(key, owner, ttl)
-
-    async def release(self, key: str, owner: str) -> None:
-        await self._broker.connect()
-        await self._store.release(key, owner)
-
-    async def __aenter__(self) -> Self:
-        await self.connect()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close()
+def _keep_drivers_off_the_terminal() -> None:
+    """Python prints on stderr what a logger says that nobody handles; what a driver has to say, our errors and events say.
+    Whoever handles logs hears the drivers all the same."""
+    for name in DRIVER_LOGGERS:
+        logging.getLogger(name).addHandler(_NOWHERE)
 
 
-def open_store(url: str, *, clock: Clock | None = None, connect_timeout: float = 10.0) -> OwnStore:
-    """The idempotency store that ``dedup.store_url`` names.
+def _redis(url: str, config: WorkerConfig | None) -> Broker:
+    from pythia.brokers.redis import RedisSettings, mode_of
 
-    Raises:
-        ConfigError, Unsupported: as ``open_broker``, and Unsupported for a broker that has no such store.
-    """
-    broker = open_broker(url, clock=clock, connect_timeout=connect_timeout)
-    store = broker.idempotency()
-    if store is None:
-        raise Unsupported(f"dedup.store_url: {_scheme(url)}:// has no idempotency store; use sqlite://")
-    return OwnStore(broker, store)
+    settings = RedisSettings.of(config)
+    match mode_of(url):
+        case "stream":
+            from pythia.brokers.redis.streams import RedisStreamBroker
+
+            return RedisStreamBroker(url, settings)
+        case "list":
+            from pythia.brokers.redis.lists import RedisListBroker
+
+            return RedisListBroker(url, settings)
+        case "pubsub":
+            from pythia.brokers.redis.pubsub import RedisPubSubBroker
+
+            return RedisPubSubBroker(url, settings)
 
 
 def _scheme(url: str) -> str:
     return url.partition("://")[0].lower() if "://" in url else ""
 
 
-def _unknown(scheme: str) -> Unsupported | ConfigError:
-    if scheme in _LATER:
-        return Unsupported(f"broker.url: {scheme}:// is not supported by this version; use sqlite:// or memory://")
+def _unknown(scheme: str) -> ConfigError:
     what = f"{scheme}:// is no broker" if scheme else "it has no scheme"
     return ConfigError(
-        f"broker.url: {what}; expected sqlite:///relative/path, sqlite:////absolute/path or memory://",
+        f"broker.url: {what}; expected sqlite:///relative/path, sqlite:////absolute/path, amqp://, redis:// or memory://",
         key="broker.url",
         nearest="sqlite://",
     )

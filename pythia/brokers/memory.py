@@ -23,6 +23,7 @@ from pythia.broker import (
     QueueDepth,
     Settled,
     Settlement,
+    Survey,
 )
 from pythia.brokers.memory_store import Holder, MemoryStore
 from pythia.clock import Clock, SystemClock
@@ -80,6 +81,7 @@ class MemoryConsumer:
         self._rearm = asyncio.Event()
         self._draining = False
         self._failure: str | None = None
+        self._failed = asyncio.Event()
         self.holder = Holder(
             queue=queue,
             lease=options.lease,
@@ -120,6 +122,11 @@ class MemoryConsumer:
         self._draining = True
         self._wake.set()
 
+    async def watch(self) -> None:
+        """As the contract says."""
+        await self._failed.wait()
+        raise BrokerUnavailable(self._failure)
+
     def crash(self, *, at_once: bool = True) -> None:
         """What killing the process does: nobody is told, and what was held comes back at once or when its lease is over."""
         self._leave("this consumer was crashed by its test", at_once=at_once)
@@ -154,7 +161,8 @@ class MemoryConsumer:
             await self._rearm.wait()
             return
         alarm = asyncio.ensure_future(self._clock.sleep(seconds))
-        alarm.add_done_callback(lambda _: self._rearm.set())
+        # One that is cancelled wakes nobody: it would wake the next nap, whose alarm is then cancelled, and so for ever.
+        alarm.add_done_callback(lambda over: None if over.cancelled() else self._rearm.set())
         try:
             await self._rearm.wait()
         finally:
@@ -174,6 +182,7 @@ class MemoryConsumer:
         if self._failure is not None:
             return
         self._failure = failure
+        self._signal(self._failed)()
         with self._store.lock:
             if self.holder in self._store.holders:
                 self._store.holders.remove(self.holder)
@@ -210,6 +219,11 @@ class MemoryDeadLetters:
         """
         with self._open().lock:
             return self._broker.store.list_dead(self._queue, limit, after)
+
+    async def scan(self) -> AsyncIterator[DeadLetter]:
+        """Oldest first, those that are there now."""
+        for letter in list(self._open().lane(self._queue).dead.values()):
+            yield letter
 
     async def get(self, id: str) -> DeadLetter | None:  # noqa: A002 - the API's word
         return self._open().lane(self._queue).dead.get(id)
@@ -312,7 +326,18 @@ class MemoryBroker:
             keeper.cancel()
             await asyncio.wait((keeper,))
 
-    async def publish(self, queue: str, messages: Sequence[Envelope], *, delay: float = 0.0) -> Sequence[Published]:
+    async def prepare(self, queue: str) -> None:  # noqa: ARG002 - queues need no making here
+        """As the contract says: it is connected."""
+        self.reached()
+
+    async def publish(
+        self,
+        queue: str,
+        messages: Sequence[Envelope],
+        *,
+        delay: float = 0.0,
+        exchange: str = "",  # noqa: ARG002 - there are none here, as the capabilities say
+    ) -> Sequence[Published]:
         """As the contract says; the whole flight becomes visible at once."""
         store = self.reached()
         await asyncio.sleep(0)
@@ -344,6 +369,10 @@ class MemoryBroker:
 
     async def ping(self) -> None:
         self.reached()
+
+    async def survey(self, queues: Sequence[str]) -> Survey:  # noqa: ARG002 - they end with the process
+        """Nothing beyond what the capabilities say."""
+        return Survey()
 
     def stats(self) -> Mapping[str, Any]:
         return {"leases_lost": self.store.lost}

@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pythia.broker import Claim, DeadLetter, Failure, QueueDepth, Settled, Settlement
-from pythia.errors import BrokerError
+from pythia.broker import Claim, DeadLetter, Failure, QueueDepth, Settled, Settlement, no_such_letter
 from pythia.message import Delivery, Envelope
 
 State = Literal["ready", "delayed", "leased", "blocked", "gone"]
@@ -315,9 +314,7 @@ class MemoryStore:
     def list_dead(self, queue: str, limit: int, after: str | None) -> list[DeadLetter]:
         names = list(self.lane(queue).dead)
         if after is not None and after not in self.lane(queue).dead:
-            raise BrokerError(
-                f"no dead letter {after!r} in queue {queue!r} to list on from: it was replayed or purged meanwhile"
-            )
+            raise no_such_letter(after, queue)
         start = 0 if after is None else names.index(after) + 1
         return [self.lane(queue).dead[name] for name in names[start : start + limit]]
 

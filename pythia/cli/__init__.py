@@ -15,6 +15,8 @@ from pythia.cli.failure import BUG, INTERRUPTED, PIPE_CLOSED, CommandError
 from pythia.cli.parser import parse
 from pythia.errors import PythiaError
 
+_URLS = ("broker_url", "source_url", "destination_url")  # of the parsed arguments: what may hold a password
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (API: the table of exit codes)."""
@@ -40,7 +42,7 @@ class _Command:
         try:
             args = parse(argv)
             self.verbose, self.most_exit_code = args.verbose, args.most_exit_code
-            _warn_of_visible_password(args.broker_url)
+            _warn_of_visible_password([getattr(args, name, None) for name in _URLS])
             code: int = args.run(args)
             sys.stdout.flush()
         except SystemExit as over:  # argparse printed the help or the version
@@ -55,12 +57,14 @@ class _Command:
         return code
 
     def _fail(self, error: Exception, text: str, code: int) -> int:
+        from pythia.cli.output import line, plain
+
         if self.verbose:
             import traceback
 
-            traceback.print_exception(error)
+            print(plain("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         with contextlib.suppress(BrokenPipeError):
-            print(f"pythia: {' '.join(text.split()) or type(error).__name__}", file=sys.stderr)
+            print(f"pythia: {line(text) or type(error).__name__}", file=sys.stderr)
         return code
 
 
@@ -71,13 +75,14 @@ def _reader_gone() -> int:
     return PIPE_CLOSED
 
 
-def _warn_of_visible_password(url: str | None) -> None:
+def _warn_of_visible_password(urls: Sequence[str | None]) -> None:
     """An argument can be read by every user of the machine."""
-    if url is None or "@" not in url:
+    suspects = [url for url in urls if url is not None and "@" in url]
+    if not suspects:
         return
     from pythia.config.urls import redact_url
 
-    if redact_url(url) != url:
+    if any(redact_url(url) != url for url in suspects):
         text = (
             "a password in an argument is visible to every user of this machine; PYTHIA_BROKER__URL_FILE=FILE hides it"
         )

@@ -26,7 +26,7 @@ examples:
 
 
 def add_arguments(parser: ArgumentParser, verb: str) -> None:
-    """Which worker: what can be said after ``pythia pause`` and ``pythia resume``."""
+    """Which worker: what can be said after ``pythia pause``, ``pythia resume`` and ``pythia reload``."""
     parser.epilog = _EXAMPLES.format(verb=verb)
     parser.add_argument(
         "worker", metavar="PID|URL", nargs="?", help="which; default: the one that runs on this machine"
@@ -39,16 +39,25 @@ def tell(args: Namespace, verb: str, done: str) -> int:
     Raises:
         CommandError: nobody answers (69), or the answer is no (1); which worker is not clear (64).
     """
-    config = settings.read(args)
-    url = _url(args.worker, config)
-    status, answer = _post(url, f"/{verb}", config)
+    url, status, answer = post(args, f"/{verb}")
     if status != 200:
-        raise CommandError(f"{url} refused to {verb}: {_why(status, answer)}", exit_code=1)
+        raise CommandError(f"{url} refused to {verb}: {why(status, answer)}", exit_code=1)
     if args.json:
         print_json(answer)
     else:
         say(f"{url}: {done}")
     return 0
+
+
+def post(args: Namespace, route: str) -> tuple[str, int, Any]:
+    """POST to the worker that ``args.worker`` means: its URL, the status, the answer's JSON (None if it is none).
+
+    Raises:
+        CommandError: nobody answers (69); which worker is not clear (64).
+    """
+    config = settings.read(args)
+    url = _url(args.worker, config)
+    return url, *_post(url, route, config)
 
 
 def _url(worker: str | None, config: WorkerConfig) -> str:
@@ -101,7 +110,8 @@ def _parsed(body: bytes) -> Any:
         return None
 
 
-def _why(status: int, answer: Any) -> str:
+def why(status: int, answer: Any) -> str:
+    """What an answer that is no yes says, with advice where there is some."""
     advice = {
         401: "it wants its admin token: set PYTHIA_HTTP__ADMIN_TOKEN here as there",
         404: "no worker's admin routes are there",

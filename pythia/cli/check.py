@@ -10,15 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from pythia.broker import Broker, Capabilities, QueueDepth
+from pythia.broker import Broker, Capabilities, QueueDepth, Survey
 from pythia.cli import settings
 from pythia.cli.connection import connected
 from pythia.cli.installation import rival_distributions
 from pythia.cli.output import print_json, print_table
-from pythia.cli.target import load_target, make
 from pythia.config import WorkerConfig, origins
+from pythia.core.survey import at_most_once, survey
 from pythia.core.worker import Worker
 from pythia.errors import PythiaError
+from pythia.target import load_target, make
 
 _KUBERNETES_GRACE_SECONDS = 30
 
@@ -28,7 +29,8 @@ examples:
   pythia check shop.worker:OrderWorker
   pythia check shop.worker:OrderWorker --strict      exit 1 at a risk, for a deployment pipeline
 
-Exit 0: it will run. 64: TARGET. 69: the broker is out of reach. 74: the queue file. 78: the configuration.
+Exit 0: it will run. 64: TARGET. 69: the broker is out of reach. 74: the queue file. 78: the configuration,
+or the broker refuses it.
 """
 
 
@@ -83,7 +85,9 @@ async def _findings(args: Namespace) -> list[Finding]:
         async with connected(config) as broker:
             findings += [finding async for finding in _at_the_broker(broker, config)]
             check = "risks"
-            findings += _risks(config, worker_class, broker.capabilities)
+            found = await survey(broker, config)
+            findings += [Finding("offers", "ok", offer) for offer in found.offers]
+            findings += _risks(config, worker_class, broker.capabilities, found)
     except PythiaError as error:
         findings.append(Finding(check, "failed", str(error), error.exit_code))
     return findings
@@ -107,11 +111,19 @@ async def _at_the_broker(broker: Broker, config: WorkerConfig) -> AsyncIterator[
 def _depth(depth: QueueDepth) -> str:
     counts = {"ready": depth.ready, "in flight": depth.in_flight, "delayed": depth.delayed, "dead": depth.dead}
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count is not None)
-    return f"queue {depth.queue}: {told}"
+    return f"queue {depth.queue}: {told or 'how much it holds cannot be told'}"
 
 
-def _risks(config: WorkerConfig, worker_class: type[Worker] | None, able: Capabilities) -> Iterator[Finding]:
-    risks = [*_of_the_broker(able), *_of_the_settings(config), *_of_the_worker(worker_class), *_of_the_machine()]
+def _risks(
+    config: WorkerConfig, worker_class: type[Worker] | None, able: Capabilities, found: Survey
+) -> Iterator[Finding]:
+    risks = [
+        *_of_the_broker(able),
+        *found.risks,
+        *_of_the_settings(config),
+        *_of_the_worker(worker_class),
+        *_of_the_machine(),
+    ]
     for risk in risks:
         yield Finding("risks", "risk", risk)
     if not risks:
@@ -119,9 +131,8 @@ def _risks(config: WorkerConfig, worker_class: type[Worker] | None, able: Capabi
 
 
 def _of_the_broker(able: Capabilities) -> Iterator[str]:
-    if able.guarantee == "at-most-once":
-        yield f"{able.name} delivers at most once: a message in hand when the process dies is lost"
-    if not able.durable:
+    yield from at_most_once(able)
+    if not able.durable and able.keeps:
         yield f"{able.name} keeps messages in the process: they end with it"
     if not able.dead_letters:
         yield f"{able.name} keeps no dead letters: what is given up is gone"
@@ -129,7 +140,11 @@ def _of_the_broker(able: Capabilities) -> Iterator[str]:
 
 def _of_the_settings(config: WorkerConfig) -> Iterator[str]:
     if config.handler_timeout_seconds == 0:
-        yield "handler_timeout_seconds = 0: a handler that hangs keeps its slot for ever"
+        yield "handler_timeout_seconds = 0: a handler that hangs keeps its slot for ever" + (
+            ", and RabbitMQ ends the consumer of one that runs for longer than the server's consumer_timeout"
+            if config.broker.scheme in ("amqp", "amqps")
+            else ""
+        )
     if os.environ.get("KUBERNETES_SERVICE_HOST") and config.drain_timeout_seconds >= _KUBERNETES_GRACE_SECONDS:
         yield (
             f"drain_timeout_seconds = {config.drain_timeout_seconds:g} is not below Kubernetes' grace of 30 s, "

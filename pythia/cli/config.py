@@ -1,12 +1,15 @@
-"""``pythia config``: the settings in force and where each was said; the schema of the file."""
+"""``pythia config``: the settings in force and where each was said; what a reload would change; the schema of the file."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from typing import Any
 
 from pythia import config as configuration
-from pythia.cli import settings
-from pythia.cli.output import plain, print_json, print_table
+from pythia import runtime_file
+from pythia.cli import admin, reload, settings
+from pythia.cli.failure import CommandError
+from pythia.cli.output import plain, print_json, print_table, say
 from pythia.config import WorkerConfig
 from pythia.config.problems import render
 
@@ -15,6 +18,9 @@ examples:
   pythia config show
   pythia config show --origin
   pythia config show --origin shop.worker:OrderWorker      with what the worker class declares
+  pythia config diff                                       what pythia reload would change in the one worker that runs here
+  pythia config diff 4711                                  in the worker with this process id, or at this URL
+  pythia config diff --defaults                            what is not at its default, here
   pythia config schema > pythia.schema.json                for an editor that completes TOML
 """
 
@@ -29,16 +35,49 @@ def add_arguments(parser: ArgumentParser) -> None:
     for action, run in ((show, _show), (schema, _schema)):
         action.set_defaults(action=run)
         action.add_argument("target", metavar="TARGET", nargs="?", help="a worker, for what its class declares")
+    diff = actions.add_parser("diff", help="what a reload would change; 1 when it would be refused", epilog=_EXAMPLES)
+    diff.set_defaults(action=_diff)
+    diff.add_argument(
+        "worker",
+        metavar="PID|URL",
+        nargs="?",
+        help="which; default: the one that runs on this machine, else the defaults",
+    )
+    diff.add_argument("--defaults", action="store_true", help="against the defaults, and no worker")
 
 
 def main(args: Namespace) -> int:
     """Show it; 78 when something in it cannot be used."""
     settings.apply(args)
-    args.action(args)
-    return 0
+    code: int = args.action(args)
+    return code
 
 
-def _show(args: Namespace) -> None:
+def _diff(args: Namespace) -> int:
+    """The worker reads its own sources, with its own flags and environment: it alone knows what a reload would change."""
+    if args.defaults or (args.worker is None and not runtime_file.running()):
+        changes = [change.to_json() for change in configuration.departures(settings.SharedConfig())]
+        return _told(args, "the defaults", {"changes": changes})
+    url, status, answer = admin.post(args, "/reload?plan=1")
+    if status not in (200, 409) or not isinstance(answer, dict) or "changes" not in answer:
+        raise CommandError(f"{url} did not tell: {admin.why(status, answer)}", exit_code=1)
+    return _told(args, url, answer)
+
+
+def _told(args: Namespace, against: str, answer: dict[str, Any]) -> int:
+    cause = answer.get("cause")
+    if args.json:
+        print_json({"against": against, **answer})
+    else:
+        reload.tell(args, answer)
+        if cause is not None:
+            say(f"{against}: a reload would be refused: {cause}")
+        elif not answer["changes"]:
+            say(f"{against}: no difference")
+    return 0 if cause is None else 1
+
+
+def _show(args: Namespace) -> int:
     config = _config(args)
     rows = configuration.effective(config)
     if args.json and args.origin:
@@ -50,16 +89,18 @@ def _show(args: Namespace) -> None:
     else:
         for row in rows:
             print(f"{row.key} = {plain(render(row.value))}")
+    return 0
 
 
-def _schema(args: Namespace) -> None:
+def _schema(args: Namespace) -> int:
     print_json(configuration.json_schema(_config_class(args)))
+    return 0
 
 
 def _config(args: Namespace) -> WorkerConfig:
     if args.target is None:
         return WorkerConfig()
-    from pythia.cli.target import load_target, make
+    from pythia.target import load_target, make
 
     return make(load_target(args.target)).config
 
@@ -67,6 +108,6 @@ def _config(args: Namespace) -> WorkerConfig:
 def _config_class(args: Namespace) -> type[WorkerConfig]:
     if args.target is None:
         return WorkerConfig
-    from pythia.cli.target import load_target
+    from pythia.target import load_target
 
     return load_target(args.target).config_class

@@ -26,14 +26,13 @@ def missing_file(config: WorkerConfig) -> Path | None:
 
 
 @asynccontextmanager
-async def connected(config: WorkerConfig) -> AsyncIterator[Broker]:
-    """The broker that ``config`` names, connected; closed at the end.
+async def connected(config: WorkerConfig, url: str | None = None) -> AsyncIterator[Broker]:
+    """The broker that ``url`` names, else ``config``, connected; closed at the end.
 
     Raises:
         BrokerUnavailable: not reached within ``broker.connect_timeout_seconds``. BrokerRefused, StoreError: no use waiting.
     """
-    limit = config.broker.connect_timeout_seconds
-    broker = open_broker(config.broker.url.get_secret_value(), connect_timeout=limit)
+    broker = open_broker(config.broker.url.get_secret_value() if url is None else url, config=config)
     try:
         await broker.connect()
         yield broker

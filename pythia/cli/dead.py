@@ -14,7 +14,7 @@ from typing import Any, get_args
 from pythia.broker import Broker, DeadLetter
 from pythia.cli import settings
 from pythia.cli.connection import connected
-from pythia.cli.dead_letters import Filter, every, moment, named, selected, shown_body, summary, what_happened, whole
+from pythia.cli.dead_letters import Filter, moment, named, selected, shown_body, summary, what_happened, whole
 from pythia.cli.failure import CommandError
 from pythia.cli.output import ask, duration, plain, print_json, print_json_line, print_table, progress, say
 from pythia.cli.values import positive
@@ -162,7 +162,7 @@ def _readable(letter: DeadLetter) -> str:
 async def _export(args: Namespace, broker: Broker) -> None:
     letters, wanted, left = broker.dead_letters(args.queue), Filter.of(args), args.limit or math.inf
     with progress(args, f"exporting {plain(args.queue)}", await letters.count()) as advance:
-        async for letter in every(letters):
+        async for letter in letters.scan():
             advance(1)
             if wanted.lets(letter):
                 print_json_line(whole(letter))
@@ -209,7 +209,7 @@ async def _ids(args: Namespace, broker: Broker) -> list[str]:
         return [letter.id for letter in await named(letters, args.queue, args.ids)]
     wanted = Filter.of(args)
     ids: list[str] = []
-    async for letter in every(letters):
+    async for letter in letters.scan():
         if wanted.lets(letter):
             ids.append(letter.id)
         if len(ids) == args.limit:

@@ -6,7 +6,7 @@ import base64
 import json
 import re
 from argparse import Namespace
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
@@ -15,7 +15,6 @@ from pythia.broker import DeadLetter, DeadLetters
 from pythia.cli.failure import CommandError
 from pythia.cli.output import stamp
 
-_PAGE = 500
 _DEEPEST = 200
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _UNIT = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -58,36 +57,18 @@ def moment(text: str) -> float:
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 
-async def every(letters: DeadLetters) -> AsyncIterator[DeadLetter]:
-    """All of them, oldest first, page by page; what is looked at must stay where it is meanwhile."""
-    after: str | None = None
-    while page := await letters.list(_PAGE, after):
-        for letter in page:
-            yield letter
-        after = page[-1].id
-
-
 async def selected(letters: DeadLetters, wanted: Filter, limit: int | None) -> tuple[list[DeadLetter], int]:
     """The first ``limit`` that the filter lets through, and how many it lets through in all."""
     if not wanted and limit is not None:
-        return await _first(letters, limit), await letters.count()
+        return list(await letters.list(limit)), await letters.count()
     found: list[DeadLetter] = []
     total = 0
-    async for letter in every(letters):
+    async for letter in letters.scan():
         if wanted.lets(letter):
             total += 1
             if limit is None or total <= limit:
                 found.append(letter)
     return found, total
-
-
-async def _first(letters: DeadLetters, limit: int) -> list[DeadLetter]:
-    found: list[DeadLetter] = []
-    async for letter in every(letters):
-        found.append(letter)
-        if len(found) >= limit:
-            break
-    return found
 
 
 async def named(letters: DeadLetters, queue: str, ids: list[str]) -> list[DeadLetter]:

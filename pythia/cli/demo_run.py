@@ -19,7 +19,6 @@ from typing import Any
 from pythia import signals
 from pythia.broker import Broker, QueueDepth
 from pythia.cli.connection import connected
-from pythia.cli.dead_letters import every
 from pythia.cli.demo_display import Display, Snapshot
 from pythia.cli.demo_files import Installed, installed_files
 from pythia.cli.demo_report import Problem, Report
@@ -104,7 +103,7 @@ class Demo:
         """Whether what was on the queue, dead letters included, was this environment's."""
         if self._site in self._worker.sites:
             return True
-        async for letter in every(broker.dead_letters(QUEUE)):
+        async for letter in broker.dead_letters(QUEUE).scan():
             if letter.envelope.headers.get(SITE) == self._site:
                 return True
         return False

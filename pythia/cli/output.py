@@ -13,7 +13,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pythia.cli.failure import CommandError
@@ -62,7 +61,9 @@ def stamp(moment: float | None) -> str | None:
     """RFC 3339, UTC, milliseconds."""
     if moment is None:
         return None
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    from pythia.message import rfc3339
+
+    return rfc3339(moment)
 
 
 def duration(seconds: float | None) -> str:

@@ -15,13 +15,16 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "publish": ("publish", (), "publish messages"),
     "queues": ("queues", (), "show what the queues hold"),
     "dead": ("dead", ("dlq",), "look at dead letters, replay, purge or export them"),
+    "move": ("move", (), "move what waits in one broker to another"),
     "health": ("health", (), "ask a running worker how it is; exit 0 or 1"),
     "check": ("check", (), "check configuration, worker and broker without running"),
-    "config": ("config", (), "show the configuration in force, or its schema"),
+    "config": ("config", (), "show the configuration in force, what a reload would change, or the schema"),
+    "reload": ("reload", (), "make a running worker read its configuration again"),
     "pause": ("pause", (), "make a running worker take nothing more"),
     "resume": ("resume", (), "make a paused worker take messages again"),
     "init": ("init", (), "make a new project"),
     "demo": ("demo", (), "watch real work: verify the files of this Python environment"),
+    "verify": ("verify", (), "break things under a worker, and prove that nothing is lost"),
 }
 
 _EXAMPLES = """\
@@ -53,8 +56,8 @@ class Parser(argparse.ArgumentParser):
         raise CommandError(f"{message}; see {self.prog} --help", exit_code=self.usage_exit_code)
 
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
-        """Say which of the arguments nobody knows."""
-        word = unknown[0]
+        """Say which of the arguments nobody knows, options first."""
+        word = next((word for word in unknown if word.startswith("-")), unknown[0])
         if word.startswith("-"):
             self.error(f"unknown option {word}{did_you_mean(word.split('=')[0], self._option_string_actions)}")
         self.error(f"unexpected argument {word!r}")
@@ -78,10 +81,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     defaults = argparse.Namespace(
         broker_url=None, config=None, json=False, no_color=False, yes=False, verbose=False, most_exit_code=255
     )
+    defaults.apart = None  # the argument of which some may stand behind options, which argparse takes for unknown
     parser = _whole()
     args: argparse.Namespace
     args, unknown = parser.parse_known_args(argv, defaults)
-    if unknown:
+    if unknown and args.apart is not None and not any(word.startswith("-") for word in unknown):
+        setattr(args, args.apart, [*getattr(args, args.apart), *unknown])
+    elif unknown:
         args.leaf.refuse(unknown)
     if getattr(args, "run", None) is None:
         parser.error("say which command")
@@ -119,7 +125,12 @@ def _add_everywhere(parser: Parser) -> None:
     def add(*names: str, **keywords: Any) -> None:
         group.add_argument(*names, default=argparse.SUPPRESS, **keywords)
 
-    add("-b", "--broker-url", metavar="URL", help="the broker: sqlite:///relative.db or sqlite:////absolute.db")
+    add(
+        "-b",
+        "--broker-url",
+        metavar="URL",
+        help="the broker: sqlite:///relative.db, sqlite:////absolute.db, amqp://host/vhost, redis://host/0",
+    )
     add("--config", metavar="FILE", help="the configuration file (TOML)")
     add("--json", action="store_true", help="print JSON, for scripts")
     add("--no-color", action="store_true", help="print without colours")

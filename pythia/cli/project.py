@@ -64,7 +64,7 @@ _CONFIG = """\
 drain_timeout_seconds = 25      # SIGTERM to exit; keep it 5 s below the platform's grace
 
 [broker]
-url = "sqlite:///pythia.db"     # four slashes before an absolute path
+url = "sqlite:///pythia.db"     # or amqp://host/vhost, redis://host/0; four slashes before an absolute path
 
 [retry]
 max_attempts = 16               # with the default delays they outlive an outage of four hours

@@ -14,6 +14,7 @@ from pythia.broker import Broker, QueueDepth
 from pythia.cli import settings
 from pythia.cli.connection import check_shared, connected, missing_file
 from pythia.cli.output import Row, console, drawn, duration, print_json, print_json_line, print_table, say
+from pythia.config import WorkerConfig
 
 _WATCH_SECONDS = 2.0
 _COLUMNS = ("QUEUE", "READY", "IN FLIGHT", "DELAYED", "DEAD", "OLDEST", "CONSUMERS")
@@ -32,7 +33,12 @@ examples:
 def add_arguments(parser: ArgumentParser) -> None:
     """What can be said after ``pythia queues``."""
     parser.epilog = _EXAMPLES
-    parser.add_argument("queues", metavar="QUEUE", nargs="*", help="these only; default: all that the broker knows")
+    parser.add_argument(
+        "queues",
+        metavar="QUEUE",
+        nargs="*",
+        help="these only; default: all that the broker knows, or, where it lists none (RabbitMQ), the configured ones",
+    )
     parser.add_argument("--watch", action="store_true", help="again every two seconds, until Ctrl-C")
     parser.add_argument("--exit-code", action="store_true", help="exit 1 if anything is dead")
 
@@ -64,9 +70,9 @@ async def _main(args: Namespace, anything_dead: _Flag) -> None:
         return
     async with connected(config) as broker:
         if args.watch:
-            await _watch(args, broker, url, anything_dead)
+            await _watch(args, broker, config, anything_dead)
             return
-        depths = await _depths(args, broker, anything_dead)
+        depths = await _depths(args, broker, config, anything_dead)
         where = broker.capabilities.detail or url
     if args.json:
         print_json(_as_json(url, depths))
@@ -76,17 +82,21 @@ async def _main(args: Namespace, anything_dead: _Flag) -> None:
         say(f"no queues yet in {where}")
 
 
-async def _depths(args: Namespace, broker: Broker, anything_dead: _Flag) -> list[QueueDepth]:
-    names = args.queues or await broker.queues()
-    depths = [await broker.depth(name) for name in names]
+async def _depths(args: Namespace, broker: Broker, config: WorkerConfig, anything_dead: _Flag) -> list[QueueDepth]:
+    depths = [await broker.depth(name) for name in args.queues or await _known(broker, config)]
     anything_dead.up = any(depth.dead for depth in depths)
     return depths
 
 
-async def _watch(args: Namespace, broker: Broker, url: str, anything_dead: _Flag) -> None:
+async def _known(broker: Broker, config: WorkerConfig) -> Sequence[str]:
+    return await broker.queues() if broker.capabilities.lists_queues else config.queue_names
+
+
+async def _watch(args: Namespace, broker: Broker, config: WorkerConfig, anything_dead: _Flag) -> None:
+    url = config.broker.display_url
     if args.json or not sys.stdout.isatty():
         while True:
-            depths = await _depths(args, broker, anything_dead)
+            depths = await _depths(args, broker, config, anything_dead)
             if args.json:
                 print_json_line(_as_json(url, depths))
             else:
@@ -97,7 +107,7 @@ async def _watch(args: Namespace, broker: Broker, url: str, anything_dead: _Flag
 
     with Live(console=console(args), auto_refresh=False) as live:
         while True:
-            depths = await _depths(args, broker, anything_dead)
+            depths = await _depths(args, broker, config, anything_dead)
             live.update(drawn(_COLUMNS, [_row(depth) for depth in depths]), refresh=True)
             await _nap(_WATCH_SECONDS)
 

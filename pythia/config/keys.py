@@ -28,6 +28,11 @@ class ReloadClass(StrEnum):
     RECONNECT = "C"  # the connection begins anew
     RESTART = "R"  # the process begins anew
 
+    @property
+    def word(self) -> str:
+        """``hot``, ``resubscribe``, ``reconnect`` or ``restart``."""
+        return self.name.lower()
+
 
 def setting(
     default: Any,

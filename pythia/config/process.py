@@ -6,7 +6,7 @@ Flags are kept here and not in one object, so that a ``WorkerConfig()`` built la
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -54,10 +54,11 @@ Layer = Mapping[str, Entry]
 class _Process:
     flags: Mapping[str, Any]
     names: Mapping[str, str]
-    config_file: Path | None
+    config_file: Path | None = None
+    worker: str | None = None
 
 
-_process = _Process(MappingProxyType({}), MappingProxyType({}), None)
+_process = _Process(MappingProxyType({}), MappingProxyType({}))
 
 
 def set_process_flags(flags: Mapping[str, Any], names: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -66,7 +67,7 @@ def set_process_flags(flags: Mapping[str, Any], names: Mapping[str, str] = Mappi
     ``names`` says how a flag is written (``{"http.port": "--port"}``), for error messages and origins.
     """
     global _process  # noqa: PLW0603 - the layer is the process's; replaced as a whole, so a reader never sees half of it
-    _process = _Process(MappingProxyType(dict(flags)), MappingProxyType(dict(names)), _process.config_file)
+    _process = replace(_process, flags=MappingProxyType(dict(flags)), names=MappingProxyType(dict(names)))
 
 
 def process_flags() -> Mapping[str, Any]:
@@ -82,9 +83,25 @@ def flag_name(key: str) -> str:
 def set_config_file(path: str | Path | None) -> None:
     """The file of ``--config``: it wins over ``PYTHIA_CONFIG_FILE`` and the default path. None: no flag."""
     global _process  # noqa: PLW0603 - see set_process_flags
-    _process = _Process(_process.flags, _process.names, None if path is None else Path(path))
+    _process = replace(_process, config_file=None if path is None else Path(path))
 
 
 def config_file() -> Path | None:
     """What ``--config`` named."""
     return _process.config_file
+
+
+def set_worker_table(name: str | None) -> None:
+    """This process runs the worker of ``[workers.NAME]``: every configuration that is built from now on has that table in it."""
+    global _process  # noqa: PLW0603 - see set_process_flags
+    _process = replace(_process, worker=name)
+
+
+def worker_table() -> str | None:
+    """Whose table of ``[workers.NAME]`` is this process's own."""
+    return _process.worker
+
+
+def flag_names() -> Mapping[str, str]:
+    """How the flags of this process are written, by dotted key."""
+    return _process.names

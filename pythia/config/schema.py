@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pythia.config.checks import cross_problems
 from pythia.config.keys import keys_of, setting
 from pythia.config.problems import Problem, config_error, problems_of, show
-from pythia.config.process import Layer, Origin
+from pythia.config.process import Layer, Origin, worker_table
 from pythia.config.sections import (
     HOT,
     RESTART,
@@ -140,7 +140,7 @@ class WorkerConfig(BaseSettings):
 
     def __init__(self, **overrides: Any) -> None:
         arguments, problems = argument_layer(type(self), overrides)
-        sources, more = read_sources(type(self), Sources(arguments=arguments))
+        sources, more = read_sources(type(self), Sources(arguments=arguments, worker=worker_table()))
         self._pythia_fill(sources, [*problems, *more])
 
     @classmethod
@@ -164,6 +164,11 @@ class WorkerConfig(BaseSettings):
         """Whether what a worker class declares is in it."""
         return bool(self._sources.declared)
 
+    @property
+    def pythia_table(self) -> str | None:
+        """The name of its table of ``[workers.NAME]``, if it is of one."""
+        return self._sources.worker
+
     def with_class_defaults(self, declared: Mapping[str, Any], *, where: str = "") -> Self:
         """A copy in which keys that no argument, flag, variable or file set have the values that a worker class declares.
 
@@ -171,6 +176,8 @@ class WorkerConfig(BaseSettings):
         class's name. Nothing is read again. The copy equals what it came from, and remembers the class when reloaded.
         """
         layer = class_layer(type(self), declared, where)
+        if layer == self._sources.declared:
+            return self  # frozen: another worker of the class may have the same
         return self._pythia_made(replace(self._sources, declared=layer))
 
     def for_worker(self, name: str) -> Self:

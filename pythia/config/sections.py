@@ -170,6 +170,9 @@ class RabbitMQSection(Section):
         None, RESUBSCRIBE, "to bind the queue with", shown="the queue's name", examples=[["orders.#"]]
     )
     arguments: dict[str, Any] = setting(dict, RESUBSCRIBE, "of queues that we declare")
+    deliveries: Literal["direct", "driver"] = setting(
+        "direct", RECONNECT, "who reads them: `direct`, we do, in batches; `driver`, aio-pika's driver does, one by one"
+    )
 
 
 class RedisSection(Section):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_FILE = Path("config/pythia.toml")
 _ARGUMENT = Origin("argument")
 _DEFAULT = Origin("default")
+_DEFAULT_TABLES = Entry(MappingProxyType({}), _DEFAULT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,7 @@ class Sources:
     """What each layer said when it was read, and what it takes to read them again."""
 
     path: Path | None = None  # of `load`; None: flag, variable, or the default path
+    found: Path | None = None  # the file that was read
     worker: str | None = None  # whose table of [workers.NAME] is laid over the layer that it was written in
     defaults: Layer = field(default_factory=dict)
     declared: Layer = field(default_factory=dict)
@@ -58,10 +60,10 @@ def read_sources(cls: type[BaseModel], known: Sources) -> tuple[Sources, list[Pr
         ConfigError: the file cannot be read or parsed. What is wrong with single keys is in the result instead.
     """
     strangers = _strangers(cls)
-    file, file_problems = _file_layer(cls, known.path, strangers)
+    found, file, file_problems = _file_layer(cls, known, strangers)
     environment, environment_problems = read_environment(cls, os.environ, strangers)
     flags, flag_problems = _flag_layer(cls)
-    read = replace(known, defaults=_default_layer(cls), file=file, environment=environment, flags=flags)
+    read = replace(known, found=found, defaults=_default_layer(cls), file=file, environment=environment, flags=flags)
     problems = [*file_problems, *environment_problems, *flag_problems]
     if getattr(cls, "pythia_shares_sources", False):
         problems = [problem for problem in problems if not problem.unknown or problem.nearest is not None]
@@ -73,7 +75,11 @@ def merge(cls: type[BaseModel], sources: Sources) -> tuple[Layer, list[Problem]]
     if sources.worker is None:
         return _merged(sources.layers()), []
     layers, problems = _with_table(cls, sources.layers(), sources.worker)
-    return _merged(layers), problems
+    merged = dict(_merged(layers))
+    merged.pop("workers", None)  # they are the service's; this is one of them
+    if getattr(cls, "pythia_shares_sources", False):
+        problems = [problem for problem in problems if not problem.unknown or problem.nearest is not None]
+    return merged, problems
 
 
 def _merged(layers: list[Layer]) -> Layer:
@@ -192,12 +198,21 @@ def _flag_layer(cls: type[BaseModel]) -> tuple[Layer, list[Problem]]:
     return entries, problems
 
 
-def _file_layer(cls: type[BaseModel], path: Path | None, strangers: frozenset[str]) -> tuple[Layer, list[Problem]]:
-    file = _find_file(path)
+def _file_layer(
+    cls: type[BaseModel], known: Sources, strangers: frozenset[str]
+) -> tuple[Path | None, Layer, list[Problem]]:
+    """The file's path, what it says, and what is wrong with that. One that was read before must be there again."""
+    file = _find_file(known.path)
+    if file is None and known.found is not None:
+        raise ConfigError(
+            f"the configuration file {known.found} was read before and is not there any more: without it everything would "
+            "have its default; an empty file says that this is meant",
+            source=str(known.found),
+        )
     if file is None:
-        return {}, []
+        return None, {}, []
     entries, problems = flatten(cls, file.tree, lambda key: Origin("file", str(file.path), file.line(key)), strangers)
-    return entries, problems
+    return file.path, entries, problems
 
 
 def _find_file(path: Path | None) -> TomlFile | None:
@@ -249,9 +264,11 @@ def _family(cls: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 
 def _with_table(cls: type[BaseModel], layers: list[Layer], worker: str) -> tuple[list[Layer], list[Problem]]:
-    """The layers with ``[workers.<worker>]`` laid over the layer that it was written in."""
-    place = max(index for index, layer in enumerate(layers) if "workers" in layer)
-    tables = layers[place]["workers"]
+    """The layers with ``[workers.<worker>]`` laid over the layer that it was written in; a reload may not find it any more."""
+    place = max((index for index, layer in enumerate(layers) if "workers" in layer), default=None)
+    tables = _DEFAULT_TABLES if place is None else layers[place]["workers"]
+    if place is None or not isinstance(tables.value, Mapping) or not isinstance(tables.value.get(worker), Mapping):
+        return layers, [Problem(key=f"workers.{worker}", source=str(tables.origin), sentence="is not there any more")]
     table = {name: value for name, value in tables.value[worker].items() if name != "target"}
     origin = replace(tables.origin, where=f"[workers.{worker}] of {tables.origin.where or 'an argument'}", line=None)
     entries, problems = flatten(cls, {"worker_name": worker, **table}, lambda _key: origin, _strangers(cls))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pythia.errors import ConfigError
+
+MOST_BYTES = 1_000_000  # a file that is taken for ours by mistake may be of any size
 
 _HEADER = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?$")
 _ASSIGNMENT = re.compile(r"""\s*((?:[A-Za-z0-9_\-."' ]|\t)+?)\s*=""")
@@ -39,7 +43,7 @@ def read_toml(path: Path, named_by: str) -> TomlFile:
     """Read and parse ``path``; ``named_by`` says who asked for it.
 
     Raises:
-        ConfigError: no such file, not readable, not UTF-8, not TOML (with line and column).
+        ConfigError: no such file, not readable, a pipe, too large, not UTF-8, not TOML (with line and column).
     """
     text = _read(path, named_by)
     try:
@@ -53,14 +57,32 @@ def read_toml(path: Path, named_by: str) -> TomlFile:
 
 def _read(path: Path, named_by: str) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} ({named_by}) is not UTF-8 text: byte {error.start}", source=str(path)) from None
+        data = _bytes(path)
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise ConfigError(
             f"the configuration file {path} ({named_by}) cannot be read: {why}", source=str(path)
         ) from None
+    if data is None:
+        raise ConfigError(
+            f"the configuration file {path} ({named_by}) is a pipe, which cannot be read again", source=str(path)
+        )
+    if len(data) > MOST_BYTES:
+        raise ConfigError(
+            f"the configuration file {path} ({named_by}) is larger than {MOST_BYTES:,} bytes", source=str(path)
+        )
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} ({named_by}) is not UTF-8 text: byte {error.start}", source=str(path)) from None
+
+
+def _bytes(path: Path) -> bytes | None:
+    """No more than makes it too large; None: a pipe. Never waits for somebody to write: a reload reads on the event loop."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+            return None
+        return file.read(MOST_BYTES + 1)
 
 
 def _syntax(path: Path, text: str, message: str) -> ConfigError:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from pythia.broker import Broker, IdempotencyStore
 from pythia.core.calling import handler_of, written
 from pythia.core.dedup import Dedup
-from pythia.core.engine import ON_OUTCOME, Engine
+from pythia.core.engine import ON_OUTCOME, Engine, Terms
 from pythia.core.events import TaskFailed
 from pythia.core.middleware import compose
-from pythia.core.ordering import Keys
+from pythia.core.ordering import KeyOf, Keys, key_of_producer
 from pythia.core.outcome import Outcome
 from pythia.core.processor import Processor
 from pythia.core.rules import Rules, build_rules, declared_type
@@ -37,21 +37,18 @@ def assemble(life: Life, broker: Broker, store: IdempotencyStore | None) -> tupl
         emit=life.emit,
         clock=life.clock,
         random=life.random,
+        stopwatch=life.stopwatch,
+        suspects=life.suspects,
     )
-    for queue in config.queue_names:
-        life.tally.queue(queue)  # so that its counters stand at 0 before the first message
+    life.tally.consumes(config.queue_names)  # so that their counters stand at 0 before the first message
     batched, handler = handler_of(worker)
-    hold = (config.handler_timeout_seconds or CLAIM_WITHOUT_TIMEOUT_SECONDS) + config.lease_seconds
-    dedup = Dedup(store, worker.idempotency_key, shift, hold_seconds=hold)
+    dedup = Dedup(store, worker.idempotency_key, shift, hold_seconds=claim_seconds(config))
     processor = Processor(shift, compose(worker.middlewares, handler), dedup, batched=batched)
     engine = Engine(
         shift,
         processor,
-        Keys(worker.ordering_key if needs_ordering(worker, broker) else None),
-        queues=config.queue_names,
-        concurrency=config.concurrency,
-        prefetch=config.prefetch,
-        lease=config.lease_seconds,
+        Keys(key_of(worker, broker)),
+        terms_of(config),
         batched=batched,
         on_connection=life.connection_changed,
         broker_url=config.broker.display_url,
@@ -60,9 +57,26 @@ def assemble(life: Life, broker: Broker, store: IdempotencyStore | None) -> tupl
     return shift, engine
 
 
-def needs_ordering(worker: Worker, broker: Broker) -> bool:
-    """Whether the worker must keep messages of one key apart: it computes keys, or the broker does not keep them apart."""
-    return written(type(worker).ordering_key) or not broker.capabilities.ordering_keys
+def terms_of(config: WorkerConfig) -> Terms:
+    """How ``config`` has its queues consumed."""
+    return Terms(
+        queues=config.queue_names,
+        concurrency=config.concurrency,
+        prefetch=config.prefetch,
+        lease=config.lease_seconds,
+    )
+
+
+def claim_seconds(config: WorkerConfig) -> float:
+    """How long a claim of an idempotency key outlives a crash."""
+    return (config.handler_timeout_seconds or CLAIM_WITHOUT_TIMEOUT_SECONDS) + config.lease_seconds
+
+
+def key_of(worker: Worker, broker: Broker) -> KeyOf | None:
+    """By what the worker keeps messages apart: it computes keys, or the broker does not keep them apart by itself."""
+    if written(type(worker).ordering_key):
+        return worker.ordering_key
+    return None if broker.capabilities.ordering_keys else key_of_producer
 
 
 def rules_of(worker: Worker, config: WorkerConfig) -> Rules:

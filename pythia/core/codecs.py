@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from encodings.aliases import aliases
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, get_args
@@ -24,6 +25,14 @@ JSON = "application/json"
 TEXT = "text/plain"
 BYTES = "application/octet-stream"
 MSGPACK = "application/msgpack"
+
+UTF8 = "utf-8"
+
+# What stands in AMQP's content_encoding and is no compression: kombu (Celery) writes a charset there, others mail's words.
+_AS_IT_IS = frozenset({"", "identity", "binary", "8bit", "7bit", "us-ascii", "ascii", "utf8", "utf-8", "utf_8"})
+# Python's own codecs that are no charset of text: a compression, an escape, the domain names' (quadratic).
+_NO_CHARSETS = frozenset({"rot_13", "mbcs", "idna", "punycode", "utf_7", "unicode_escape", "raw_unicode_escape"})
+_CHARSETS = frozenset(name for name in aliases.values() if not name.endswith("_codec")) - _NO_CHARSETS
 
 # Possessive, and content with a string that never ends: an attacker's quotes and backslashes cost linear time.
 _OPEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]', re.DOTALL)
@@ -89,6 +98,7 @@ class Decoder:
         if "msgpack" in codecs and find_spec("msgpack") is None:
             raise ConfigError("codecs: msgpack is not installed; pip install 'pythia-worker[msgpack]'", key="codecs")
         self._codecs = tuple(codecs)
+        self._takes_json = "json" in self._codecs
         self._body_bytes = body_bytes
         self._decompressed_bytes = decompressed_bytes
         self._depth = depth
@@ -103,11 +113,17 @@ class Decoder:
         raw = envelope.body
         if len(raw) > self._body_bytes:
             raise DecodeError(f"the body has {len(raw)} bytes, the limit is {self._body_bytes}", reason="too_large")
-        if envelope.content_encoding not in (None, "", "identity"):
-            raw = self._decompress(raw, str(envelope.content_encoding))
-        codec = self._codec(envelope.content_type)
-        body = self._read(codec, raw)
+        if envelope.content_type == JSON and not envelope.content_encoding and self._takes_json:  # as nearly always
+            body = self._json(raw)
+        else:
+            body = self._decoded(raw, envelope)
         return body if self._validate is None else self._validate(body)
+
+    def _decoded(self, raw: bytes, envelope: Envelope) -> Any:
+        charset = UTF8
+        if envelope.content_encoding:
+            raw, charset = self._unwrapped(raw, str(envelope.content_encoding).strip().lower())
+        return self._read(self._codec(envelope.content_type), raw, charset)
 
     def _codec(self, content_type: str) -> str:
         kind = content_type.partition(";")[0].strip().lower()
@@ -125,12 +141,20 @@ class Decoder:
             )
         return codec
 
-    def _read(self, codec: str, raw: bytes) -> Any:
+    def _unwrapped(self, raw: bytes, encoding: str) -> tuple[bytes, str]:
+        """The body without its compression, and the charset that its text is in."""
+        if encoding in _AS_IT_IS:
+            return raw, UTF8
+        if (charset := _charset(encoding)) is not None:
+            return raw, charset
+        return self._decompress(raw, encoding), UTF8
+
+    def _read(self, codec: str, raw: bytes, charset: str) -> Any:
         match codec:
             case "json":
-                return self._json(raw)
+                return self._json(raw if charset == UTF8 else _text(raw, charset).encode("utf-8", "surrogatepass"))
             case "text":
-                return _text(raw)
+                return _text(raw, charset)
             case "msgpack":
                 return self._unpack(raw)
             case _:
@@ -168,9 +192,9 @@ class Decoder:
         return body
 
     def _decompress(self, raw: bytes, encoding: str) -> bytes:
-        bits = {"gzip": 31, "x-gzip": 31, "deflate": 15, "zlib": 15}.get(encoding.lower())
+        bits = {"gzip": 31, "x-gzip": 31, "deflate": 15, "zlib": 15}.get(encoding)
         if bits is None:
-            raise DecodeError(f"content encoding {encoding[:40]!r} is not one of gzip, deflate")
+            raise DecodeError(f"content encoding {encoding[:40]!r} is not one of gzip, deflate, nor a charset")
         inflate = zlib.decompressobj(bits)
         try:
             body = inflate.decompress(raw, self._decompressed_bytes + 1)
@@ -195,11 +219,20 @@ def _parts(body: Any) -> Iterable[Any]:
     return body.values() if isinstance(body, dict) else body if isinstance(body, list) else ()
 
 
-def _text(raw: bytes) -> str:
+def _charset(encoding: str) -> str | None:
+    """Python's name of a charset; None if it is none. Never looked up by a name that is not known: Python would remember
+    each for ever, and whoever can publish chooses them."""
+    word = re.sub(r"[^a-z0-9]+", "_", encoding)
+    name = aliases.get(word, word)
+    return name if name in _CHARSETS else None
+
+
+def _text(raw: bytes, charset: str) -> str:
     try:
-        return raw.decode()
+        return raw.decode(charset)
     except UnicodeDecodeError as error:
-        raise DecodeError(f"the body is not UTF-8 text: {error.reason} at byte {error.start}") from None
+        shown = charset.replace("_", "-").upper()
+        raise DecodeError(f"the body is not {shown} text: {error.reason} at byte {error.start}") from None
 
 
 @cache

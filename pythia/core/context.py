@@ -1,21 +1,32 @@
-"""Which delivery the running code belongs to; each message is handled in a fresh ``contextvars`` context."""
+"""Which message the running code belongs to; each is handled in a fresh ``contextvars`` context."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 from pythia.message import Delivery
 
-current_delivery: ContextVar[Delivery | None] = ContextVar("pythia_current_delivery", default=None)
 
-# How the handler that runs in this context publishes: (queue, body, options) → the id, derived from its message's.
-Say = Callable[[str, Any, Mapping[str, Any]], Awaitable[str]]
-current_say: ContextVar[Say | None] = ContextVar("pythia_current_say", default=None)
+class Current(Protocol):
+    """What a handler has in hand. ``say`` publishes for it; the id that it gives is derived from its message's."""
+
+    @property
+    def delivery(self) -> Delivery: ...
+
+    async def say(self, queue: str, body: Any, options: Mapping[str, Any], /) -> str: ...
+
+
+current: ContextVar[Current | None] = ContextVar("pythia_current", default=None)
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+
+
+def is_traceparent(header: Any) -> bool:
+    """Whether it is a well-formed W3C ``traceparent``."""
+    return isinstance(header, str) and _TRACEPARENT.match(header) is not None
 
 
 def trace_id(delivery: Delivery) -> str | None:

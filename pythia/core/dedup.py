@@ -25,31 +25,36 @@ class Dedup:
     """
 
     def __init__(self, store: IdempotencyStore | None, key_of: KeyOf, shift: Shift, *, hold_seconds: float) -> None:
-        self._store = store
+        self.store = store  # assignable: claims that there are end where they were made
         self._key_of = key_of
         self._shift = shift
-        self._hold_seconds = hold_seconds  # how long a claim outlives a crash
-        self._claims: dict[Held, tuple[str, str]] = {}  # (key, owner)
+        self.hold_seconds = hold_seconds  # how long a claim outlives a crash
+        self._claims: dict[Held, tuple[IdempotencyStore, str, str]] = {}  # (store, key, owner)
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is any claim that an end would free."""
+        return bool(self._claims)
 
     async def claim(self, held: Held, message: Message[Any]) -> Claim:
         """Whose the effect is; ``OURS`` too when there is no key."""
         key = self._key_of(message)
-        if self._store is None or key is None:
+        if self.store is None or key is None:
             return Claim.OURS
         owner = f"{held.delivery.identity or new_id()}#{held.delivery.attempt}"
-        claim = await self._store.claim(key, owner, self._hold_seconds)
+        claim = await self.store.claim(key, owner, self.hold_seconds)
         if claim is Claim.OURS:
-            self._claims[held] = (key, owner)
+            self._claims[held] = (self.store, key, owner)
         return claim
 
     async def conclude(self, held: Held, kind: Kind | None) -> None:
         """The delivery ended: done or dropped keeps the key, anything else frees it (lost, None, leaves it to expire)."""
         claimed = self._claims.pop(held, None)
         ttl = self._shift.rules.dedup_ttl
-        if claimed is None or self._store is None:
+        if claimed is None:
             return
-        key, owner = claimed
+        store, key, owner = claimed
         if kind in ("ack", "drop") and ttl is not None:
-            await self._store.done(key, owner, ttl)
+            await store.done(key, owner, ttl)
         elif kind is not None:
-            await self._store.release(key, owner)
+            await store.release(key, owner)

@@ -18,7 +18,7 @@ LAST_WORDS_SECONDS = 1.0
 
 async def finish(life: Life) -> None:
     """Finish what is held within the deadline; nothing begins any more."""
-    life.drain_began = time.monotonic()
+    life.drain_began = life.stopwatch()
     in_flight = 0 if life.engine is None else life.engine.holding
     life.emit(WorkerStopping(cause=life.stop_cause or ("failed" if life.error else "end"), in_flight=in_flight))
     if life.engine is None or life.shift is None:
@@ -108,5 +108,5 @@ def _cancels() -> int:
 
 
 def _left(life: Life, least: float) -> float:
-    began = time.monotonic() if life.drain_began is None else life.drain_began
-    return max(least, began + life.drain_timeout - time.monotonic())
+    began = life.stopwatch() if life.drain_began is None else life.drain_began
+    return max(least, began + life.drain_timeout - life.stopwatch())

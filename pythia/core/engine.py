@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from pythia.broker import ConsumeOptions
-from pythia.core.events import BrokerConnected, BrokerLost, Observer, TaskFailed
+from pythia.broker import Broker, ConsumeOptions, ConsumerCancelled
+from pythia.core.contact import Contact
+from pythia.core.events import Observer, TaskFailed
 from pythia.core.held import Held
 from pythia.core.lanes import Lanes
 from pythia.core.ordering import Keys
@@ -24,14 +26,38 @@ from pythia.core.slots import Slots
 from pythia.core.status import Running
 from pythia.core.subscription import Subscription
 from pythia.core.sweeper import Sweeper
-from pythia.errors import BrokerError, BrokerUnavailable
+from pythia.core.waiting import first
+from pythia.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from pythia.message import Delivery
 
 FIRST_BACKOFF_SECONDS = 0.2
-LONGEST_BACKOFF_SECONDS = 30.0
+LONGEST_BACKOFF_SECONDS = 4.0  # a broker that is back is served within five seconds
+CANCELLED_BACKOFF_SECONDS = 2.0  # the longest for a consumer whose queue is away
+REFUSED_BACKOFF_SECONDS = 30.0  # the longest after a refusal: credentials that are tried often lock an account
 HOLD_GRACE_SECONDS = 30.0
 CONSUME = "consume "  # names of tasks
 ON_OUTCOME = "on_outcome"
+
+
+@dataclass(eq=False, slots=True)
+class Link:
+    """A broker that is consumed from. ``url`` is as it may be shown."""
+
+    broker: Broker
+    url: str
+    connecting: asyncio.Lock = field(
+        default_factory=asyncio.Lock
+    )  # a lost connection is made again, once for all queues
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How an engine consumes. ``lease`` is seconds; ``prefetch`` None: chosen."""
+
+    queues: tuple[str, ...]
+    concurrency: int
+    prefetch: int | None
+    lease: float
 
 
 class Engine:
@@ -46,35 +72,36 @@ class Engine:
         shift: Shift,
         processor: Processor,
         keys: Keys,
+        terms: Terms,
         *,
-        queues: Sequence[str],
-        concurrency: int,
-        prefetch: int | None,
-        lease: float,
         batched: bool,
         on_connection: Callable[[BaseException | None], None],
         broker_url: str,
     ) -> None:
         self._shift = shift
-        self._queues = tuple(queues)
-        self._lease = lease
+        self._terms = terms
         self._batched = batched
-        self._on_connection = on_connection
-        self._broker_url = broker_url
-        self.slots = Slots(self._capacity(concurrency), prefetch, queues=len(self._queues))
+        self._contact = Contact(shift, on_connection)
+        self._link = Link(shift.broker, broker_url)
+        self.slots = Slots(self._capacity(terms.concurrency), terms.prefetch, queues=len(terms.queues))
         self.lanes = Lanes(shift, self.slots, processor, keys, batched=batched)
         self.lanes.on_ended = self._tell
-        self._keys = keys
+        self.keys = keys
+        self.processor = processor
         self._sweeper = Sweeper(shift, self.lanes, processor, keys)
-        self._concurrency = concurrency
+        self._changed = (
+            asyncio.Event()
+        )  # set, and replaced, when the terms or the link change: nobody backs off any more
+        self._checked = False  # a reload had the broker look at what is consumed: a refusal may pass
+        self._keepers: dict[str, asyncio.Task[None]] = {}
         self._resumed = asyncio.Event()
         self._resumed.set()
         self._stopping = asyncio.Event()
-        self._subscriptions: set[Subscription] = set()
-        self._connecting = asyncio.Lock()
+        self._subscriptions: dict[Subscription, asyncio.Task[None]] = {}  # in the order of their making
+        self._registering = asyncio.Event()  # set, and replaced, when a consumer has been registered
         self._tasks: set[asyncio.Task[None]] = set()
-        self._down_since: float | None = None
         self._loop = asyncio.get_running_loop()
+        self.on_retired: Callable[[Broker], Coroutine[Any, Any, None]] = _nothing  # nothing comes by it any more
         self.failed = asyncio.Event()
         self.error: BaseException | None = None
 
@@ -82,10 +109,13 @@ class Engine:
 
     def start(self) -> None:
         """Consumption begins."""
-        self.lanes.resize(self._concurrency)
+        self.lanes.resize(self._terms.concurrency)
         self._own(self._sweeper.run(), "sweeper")
-        for queue in self._queues:
-            self._own(self._keep(queue), f"keeper of {queue}")
+        self._keep_queues()
+
+    @property
+    def terms(self) -> Terms:
+        return self._terms
 
     @property
     def prefetch(self) -> int:
@@ -117,24 +147,53 @@ class Engine:
         """Run something of the user's beside the lanes; it is cancelled when the engine is closed."""
         self._own(work, name)
 
-    def apply(self, rules: Rules, *, concurrency: int, prefetch: int | None) -> None:
-        """New rules for every message that begins from now on. Consumers that were promised less begin anew."""
+    def apply(self, rules: Rules, terms: Terms, *, anew: bool = False, link: Link | None = None) -> None:
+        """New rules for every message that begins from now on. Consumers begin anew if ``anew``, if they were promised less,
+        or on another ``link``: the former ones take nothing more, and finish what they have in hand where it came from."""
         promised, hold = self.slots.prefetch, self._max_hold
+        gone = set(self._terms.queues) - set(terms.queues) if link is None else set(self._terms.queues)
         self._shift.rules = rules
-        self._concurrency = concurrency
-        self.slots.resize(self._capacity(concurrency), prefetch)
+        self._terms = terms
+        self.slots.resize(self._capacity(terms.concurrency), terms.prefetch, queues=len(terms.queues))
+        if link is not None:
+            former, self._link, self._shift.broker = self._link, link, link.broker
         if not self._tasks:
             return  # not started, or closed
-        self.lanes.resize(concurrency)
-        if self.slots.prefetch > promised or self._max_hold != hold:
-            self._own(self._drain_subscriptions(), "resubscribe")
+        self.lanes.resize(terms.concurrency)
+        if anew or link is not None or self.slots.prefetch > promised or self._max_hold != hold:
+            self._checked = self._checked or anew
+            draining = self._own(self._drain_subscriptions(), "resubscribe")
+            self.lanes.release_ready("reload", queues=gone)
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
+            self._keep_queues()
+            if link is not None and former.broker is not link.broker:
+                self._own(self._retire(former, draining), "former connection")
+
+    async def registered(self, within: float) -> None:
+        """Wait until every queue has a consumer that is registered; not while paused or stopping, nor for longer."""
+        ending = self._shift.loop.time() + within
+        while self._resumed.is_set() and not self._stopping.is_set() and not self._all_registered():
+            if not await first(self._registering.wait, within=max(0.0, ending - self._shift.loop.time())):
+                return
+
+    def _all_registered(self) -> bool:
+        there = {each.queue for each in self._subscriptions if each.serves and each.link is self._link}
+        return there.issuperset(self._terms.queues)
+
+    async def _retire(self, link: Link, draining: asyncio.Task[None]) -> None:
+        """Close a connection that nothing is consumed by any more, once what came by it is settled."""
+        await asyncio.wait({draining})
+        while any(subscription.link is link for subscription in self._subscriptions):
+            await asyncio.wait([run for subscription, run in self._subscriptions.items() if subscription.link is link])
+        await self.on_retired(link.broker)
 
     def pause(self) -> None:
         """Take nothing more and release what waits; handlers go on."""
         self._resumed.clear()
         self._own(self._drain_subscriptions(), "pause")
         self.lanes.release_ready("paused")
-        self._keys.release("paused")
+        self.keys.release("paused")
 
     def resume(self) -> None:
         self._resumed.set()
@@ -146,7 +205,8 @@ class Engine:
         self._resumed.set()
         self.lanes.wake_all()
         self.lanes.release_ready("drain")
-        self._keys.release("drain")
+        self.keys.release("drain")
+        self._shift.end_trial()
         await self._drain_subscriptions()
 
     async def settled(self) -> None:
@@ -168,49 +228,67 @@ class Engine:
 
     # Consuming.
 
+    def _keep_queues(self) -> None:
+        """A keeper for each queue that is to be consumed; that of another one ends by itself."""
+        for queue in self._terms.queues:
+            keeper = self._keepers.get(queue)
+            if keeper is None or keeper.done():
+                self._keepers[queue] = self._own(self._keep(queue), f"keeper of {queue}")
+
     async def _keep(self, queue: str) -> None:
-        """Stay subscribed to ``queue``: again after a pause, and after every lost connection."""
-        backoff = 0.0
-        while not self._stopping.is_set():
+        """Stay subscribed to ``queue``: again after a pause, and after every lost connection or consumer. What a broker refuses
+        is the end at the first try; once it has served us it may allow it again (a password that was changed), and is asked."""
+        backoff, served = 0.0, False
+        while self._wanted(queue):
             await self._resumed.wait()
-            if self._stopping.is_set():
+            if not self._wanted(queue):
                 return
             subscription, run = self._subscribe(queue)
             await self._intake(subscription, run)
+            served = served or self._checked or subscription.served
             if not run.done() or (error := run.exception()) is None:
                 continue
-            if not isinstance(error, BrokerUnavailable):
+            if subscription.link is not self._link or queue not in self._terms.queues:
+                continue  # it is not consumed from there any more
+            if not _heals(error, served=served):
                 self._fail(error)
                 return
-            if subscription.registered_at is not None:
-                backoff = 0.0
-            backoff = min(LONGEST_BACKOFF_SECONDS, max(FIRST_BACKOFF_SECONDS, backoff * 2))
-            await self._back_off(error, backoff * self._shift.random.uniform(0.5, 1.0))
+            longest = _longest_backoff(error)
+            if subscription.settled or subscription.registered_seconds >= longest:
+                backoff = 0.0  # it worked meanwhile; one that ends as it begins is no end of the trouble
+            backoff = min(longest, max(FIRST_BACKOFF_SECONDS, backoff * 2))
+            await self._back_off(queue, error, backoff * self._shift.random.uniform(0.5, 1.0))
+
+    def _wanted(self, queue: str) -> bool:
+        return queue in self._terms.queues and not self._stopping.is_set()
 
     def _subscribe(self, queue: str) -> tuple[Subscription, asyncio.Task[None]]:
         options = ConsumeOptions(
             prefetch=self.slots.prefetch,
-            lease=self._lease,
+            concurrency=self.slots.lanes,
+            lease=self._terms.lease,
             max_hold=self._max_hold,
             consumer=self._shift.worker_id,
             on_lost=lambda deliveries, reason: self._lost_from_thread(subscription, deliveries, reason),
         )
         subscription = Subscription(
-            queue, self._shift.broker, options, self._shift, self.slots, shares=len(self._queues) > 1
+            queue, self._link, options, self._shift, self.slots, shares=len(self._terms.queues) > 1
         )
         subscription.on_arrived = self._arrived
         subscription.on_lost = self.lanes.lost
-        subscription.on_registered = self._connected
-        self._subscriptions.add(subscription)
+        subscription.on_registered = lambda: self._registered(subscription)
         run = self._own(self._consume(subscription), f"{CONSUME}{queue}", told=False)
+        self._subscriptions[subscription] = run
         run.add_done_callback(lambda task: self._left(subscription, task))
         return subscription, run
 
     def _left(self, subscription: Subscription, run: asyncio.Task[None]) -> None:
         """A subscription has ended. Its keeper sees to an error, but for one that was drained: nobody waits for that."""
-        self._subscriptions.discard(subscription)
+        self._subscriptions.pop(subscription, None)
         error = None if run.cancelled() else run.exception()
-        if subscription.draining and error is not None and not isinstance(error, BrokerUnavailable):
+        if error is None or not subscription.draining or subscription.link is not self._link:
+            return
+        if not _heals(error, served=self._checked or subscription.served):
             self._fail(error)
 
     def _arrived(self, batch: Sequence[Held]) -> None:
@@ -223,43 +301,26 @@ class Engine:
 
     async def _consume(self, subscription: Subscription) -> None:
         """On a connection that is there: a lost one is made again, once for all queues."""
-        async with self._connecting:
-            await self._shift.broker.connect()
+        async with subscription.link.connecting:
+            await subscription.link.broker.connect()
         await subscription.run()
 
     async def _intake(self, subscription: Subscription, run: asyncio.Task[None]) -> None:
         """Until the subscription takes nothing more: drained (it then ends by itself), or ended."""
-        over = asyncio.create_task(subscription.intake_over.wait(), name="intake")
-        try:
-            await asyncio.wait({over, run}, return_when=asyncio.FIRST_COMPLETED)
-            if not subscription.draining:
-                await asyncio.wait({run})
-        finally:
-            over.cancel()
+        await first(subscription.intake_over.wait, lambda: asyncio.wait({run}))
+        if not subscription.draining:
+            await asyncio.wait({run})
 
-    async def _back_off(self, error: BaseException, seconds: float) -> None:
-        if self._down_since is None:
-            self._down_since = self._shift.clock.monotonic()
-        self._shift.emit(BrokerLost(error=error, retry_in_seconds=round(seconds, 3)))
-        self._on_connection(error)
-        sleeping = asyncio.create_task(self._shift.clock.sleep(seconds), name="back-off")
-        stopping = asyncio.create_task(self._stopping.wait(), name="back-off ends")
-        try:
-            await asyncio.wait({sleeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeping.cancel()
-            stopping.cancel()
+    async def _back_off(self, queue: str, error: BaseException, seconds: float) -> None:
+        link = self._link
+        self._contact.failed(queue, error, retry_in=seconds, broker=link.broker, url=link.url)
+        await first(lambda: self._shift.clock.sleep(seconds), self._stopping.wait, self._changed.wait)
 
-    def _connected(self) -> None:
-        self._on_connection(None)
-        if self._down_since is None:
-            return
-        downtime, self._down_since = self._shift.clock.monotonic() - self._down_since, None
-        self._shift.tally.reconnects += 1
-        version = self._shift.broker.capabilities.server_version
-        self._shift.emit(
-            BrokerConnected(url=self._broker_url, server_version=version, downtime_seconds=round(downtime, 3))
-        )
+    def _registered(self, subscription: Subscription) -> None:
+        registering, self._registering = self._registering, asyncio.Event()
+        registering.set()
+        if subscription.link is self._link:
+            self._contact.connected(self._link.broker, self._link.url)
 
     def _lost_from_thread(self, subscription: Subscription, deliveries: Sequence[Delivery], reason: str) -> None:
         if not self._loop.is_closed():
@@ -279,7 +340,7 @@ class Engine:
     @property
     def _max_hold(self) -> float | None:
         timeout = self._shift.rules.handler_timeout
-        return None if timeout is None else timeout + HOLD_GRACE_SECONDS
+        return None if timeout is None else timeout + HOLD_GRACE_SECONDS + self._shift.rules.keep
 
     def _capacity(self, concurrency: int) -> int:
         return concurrency * (self._shift.rules.batch_size if self._batched else 1)
@@ -297,3 +358,22 @@ class Engine:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._shift.emit(TaskFailed(where=task.get_name(), error=error))
             self._fail(error)
+
+
+async def _nothing(_broker: Broker) -> None:
+    return
+
+
+def _heals(error: BaseException, *, served: bool) -> bool:
+    """Whether waiting may help against what ended a subscription."""
+    return isinstance(error, BrokerUnavailable) or (served and isinstance(error, BrokerRefused))
+
+
+def _longest_backoff(error: BaseException) -> float:
+    match error:
+        case ConsumerCancelled():
+            return CANCELLED_BACKOFF_SECONDS
+        case BrokerRefused():
+            return REFUSED_BACKOFF_SECONDS
+        case _:
+            return LONGEST_BACKOFF_SECONDS

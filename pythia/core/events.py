@@ -121,6 +121,23 @@ class BrokerRefusal(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerBlocked(Event):
+    name: ClassVar[str] = "broker.blocked"
+    level: ClassVar[Level] = "warning"
+    text: ClassVar[str] = "the broker takes nothing from us: {error}"
+    url: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerUnblocked(Event):
+    name: ClassVar[str] = "broker.unblocked"
+    text: ClassVar[str] = "the broker takes messages again"
+    url: str
+    downtime_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerRegistered(Event):
     name: ClassVar[str] = "consumer.registered"
     text: ClassVar[str] = "consuming"
@@ -294,6 +311,55 @@ class ConfigRefused(Event):
     text: ClassVar[str] = "configuration refused, nothing changed: {cause}"
     generation: int
     changed: Sequence[str]
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigRolledBack(Event):
+    name: ClassVar[str] = "config.rolled_back"
+    level: ClassVar[Level] = "error"
+    text: ClassVar[str] = "configuration rolled back to the one before: {cause}"
+    generation: int
+    changed: Sequence[str]
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessStarted(Event):
+    """Of the supervisor, about one of its processes; ``worker`` takes the place of the supervisor's own name in the line."""
+
+    name: ClassVar[str] = "process.started"
+    text: ClassVar[str] = "process {slot} of {worker} started: pid {pid}"
+    worker: str
+    slot: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessDied(Event):
+    """``restart_in_seconds`` None: it is not started again by itself. ``code_or_signal``: ``exit 70``, ``SIGKILL``."""
+
+    name: ClassVar[str] = "process.died"
+    level: ClassVar[Level] = "error"
+    text: ClassVar[str] = "process {slot} of {worker} (pid {pid}) died: {code_or_signal} {detail}"
+    worker: str
+    slot: int
+    pid: int
+    code_or_signal: str
+    restart_in_seconds: float | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessCrashLoop(Event):
+    name: ClassVar[str] = "process.crash_loop"
+    level: ClassVar[Level] = "error"
+    text: ClassVar[str] = (
+        "process {slot} of {worker} died {deaths} times in a row: giving up, stopping the others ({cause})"
+    )
+    worker: str
+    slot: int
+    deaths: int
     cause: str
 
 

@@ -9,10 +9,12 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol
 
-from pythia.broker import Failure, Output, Settled, Settlement
+from pythia.broker import Broker, Failure, Output, Settled, Settlement
 from pythia.core.outcome import ACK, Outcome, decide, describe, text_of
 from pythia.core.publishing import derived_id
+from pythia.core.rules import Rules
 from pythia.core.shift import Shift
+from pythia.core.tally import QueueTally
 from pythia.errors import AlreadySettled, NotDelivered, OwnershipLost, Reject, Retry
 from pythia.message import Delivery, Message
 
@@ -23,6 +25,19 @@ class Settling(Protocol):
     """Where settlements go: the settler of the consumer that handed the delivery out."""
 
     def put(self, held: Held, settlement: Settlement) -> None: ...
+
+
+class Source:
+    """What the deliveries of one subscription have in common. ``broker`` is the one that hands them out, and that their
+    handlers publish to."""
+
+    __slots__ = ("broker", "settler", "shift", "tally")
+
+    def __init__(self, settler: Settling, shift: Shift, tally: QueueTally, broker: Broker | None = None) -> None:
+        self.settler = settler
+        self.shift = shift
+        self.tally = tally
+        self.broker = broker
 
 
 class Held:
@@ -41,16 +56,14 @@ class Held:
         "outcome",
         "rules",
         "said",
-        "settler",
-        "shift",
+        "source",
         "started",
     )
 
-    def __init__(self, delivery: Delivery, settler: Settling, shift: Shift, arrived: float) -> None:
+    def __init__(self, delivery: Delivery, source: Source, arrived: float) -> None:
         self.delivery = delivery
-        self.settler = settler
-        self.shift = shift
-        self.rules = shift.rules  # in force when its handling began
+        self.source = source
+        self.rules: Rules = source.shift.rules  # in force when its handling began
         self.arrived = arrived  # monotonic
         self.started: float | None = None  # monotonic, once a lane has it
         self.deadline_at: float | None = None  # monotonic
@@ -61,9 +74,18 @@ class Held:
         self._answer: asyncio.Future[bool] | None = None
 
     @property
+    def shift(self) -> Shift:
+        return self.source.shift
+
+    @property
     def open(self) -> bool:
         """It still owes its settlement."""
         return self.outcome is None and self.lost is None
+
+    @property
+    def waited_for(self) -> bool:
+        """The handler waits for the broker's answer to its settlement."""
+        return self._answer is not None
 
     def seconds(self, now: float) -> float:
         """How long it has been with a lane at this (monotonic) moment."""
@@ -74,16 +96,17 @@ class Held:
         if not self.open:
             return False
         self.outcome = outcome
-        self.settler.put(
-            self,
-            Settlement(
-                self.delivery,
-                outcome.kind,
-                outcome.delay_seconds or 0.0,
-                self._record(outcome) if outcome.kind == "dead_letter" else None,
-                outputs,
-            ),
+        settlement = Settlement(
+            self.delivery,
+            outcome.kind,
+            outcome.delay_seconds or 0.0,
+            self._record(outcome) if outcome.kind == "dead_letter" else None,
+            outputs,
         )
+        source = self.source
+        trial = source.shift.trial
+        if trial is None or not trial.takes(self, settlement):
+            source.settler.put(self, settlement)
         return True
 
     def lose(self, reason: str) -> None:
@@ -92,7 +115,10 @@ class Held:
         self._resolve(done=False)
 
     def answered(self, answer: Settled) -> None:
-        """The broker has answered; whoever waits for an early settlement goes on."""
+        """The broker has answered; whoever waits for an early settlement goes on. What is dead is not suspected any more: a
+        person may replay it."""
+        if answer is Settled.DONE and self.outcome is not None and self.outcome.dead_reason == "poison":
+            self.shift.suspects.over(self.delivery)
         self._resolve(done=answer is Settled.DONE)
 
     def _resolve(self, *, done: bool) -> None:
@@ -148,13 +174,15 @@ class Held:
 
     def judge(self, error: BaseException | None) -> Outcome:
         """What ``error`` means for this delivery under the rules in force."""
+        if error is None:
+            return ACK
         return decide(error, attempt=self.delivery.attempt, policy=self.rules.policy, random=self.shift.random)
 
     async def say(self, queue: str, body: Any, options: Mapping[str, Any]) -> str:
         """Publish from the handler, confirmed; the id is the same whenever the handler runs again."""
         self.said += 1
         id = derived_id(self.delivery.envelope.id, queue, self.said)  # noqa: A001 - the API's word
-        return await self.shift.at_home(self.shift.say(queue, body, options, id=id))
+        return await self.shift.at_home(self.shift.say(queue, body, options, id=id, broker=self.source.broker))
 
     async def _settle_early(self, outcome: Outcome) -> None:
         if self.outcome is not None:

@@ -7,21 +7,23 @@ next.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, Literal
 
+from pythia.clock import Clock
 from pythia.core.held import Held, beyond_pythia
 from pythia.core.ordering import Keys
 from pythia.core.outcome import Outcome
 from pythia.core.processor import Interrupt, Processor
 from pythia.core.shift import Shift
 from pythia.core.slots import Slots
+from pythia.core.solitude import Solitude
 
 SLICE_SECONDS = 0.004  # work on the loop before others get a turn
+WOKEN_AT_ONCE = 2  # lanes, by each that has begun something while more is ready
 
 
 class Lane:
@@ -73,6 +75,8 @@ class Lanes:
         self.busy = asyncio.Event()  # set when something may be running or waiting: the sweeper looks, and clears it
         self._slice = 0.0
         self._quota: int | None = None  # messages that may still begin
+        self._solitude = Solitude(shift, slots)
+        slots.on_calmer = lambda: self._wake(len(self._idle))
         self._context: Context | None = None
         self.on_quota: Callable[[], None] = lambda: None
         self.on_ended: Callable[[asyncio.Task[None]], None] = lambda _task: None  # a lane has
@@ -101,7 +105,7 @@ class Lanes:
 
     def resize(self, count: int) -> None:
         """As many lanes as ``count``: new ones at once, surplus ones end after what they are doing."""
-        serving = [lane for lane in self._lanes if not lane.retired]
+        serving = _serving(self._lanes, count)
         for _ in range(count - len(serving)):
             self._spawn()
         for lane in serving[count:]:
@@ -109,11 +113,13 @@ class Lanes:
         self._wake(len(self._idle))
 
     def arrived(self, batch: Sequence[Held]) -> None:
+        """Of one subscription."""
         self._ready.extend(batch)
-        for held in batch:
-            self._shift.tally.queue(held.delivery.queue).buffered += 1
+        batch[0].source.tally.buffered += len(batch)
+        if any(held.delivery.redelivered for held in batch):
+            self._shift.suspects.look()
         self.busy.set()
-        self._wake(len(batch))
+        self._call_for_help()
 
     def lost(self, held: Held) -> None:
         """A held delivery is no longer ours: it leaves the line, or its handler is interrupted."""
@@ -126,10 +132,14 @@ class Lanes:
             if held in lane.group and all(other.lost is not None for other in lane.group):
                 lane.cancel_handler("lost")
 
-    def release_ready(self, reason: str, *, arrived_before: float | None = None) -> None:
-        """Hand back what no handler has begun: everything, or what has been here since before that (monotonic) moment."""
+    def release_ready(
+        self, reason: str, *, arrived_before: float | None = None, queues: Container[str] | None = None
+    ) -> None:
+        """Hand back what no handler has begun: everything, or what has been here since before that (monotonic) moment, or
+        what is of these queues."""
         for held in list(self._ready):
-            if arrived_before is None or held.arrived < arrived_before:
+            late = arrived_before is None or held.arrived < arrived_before
+            if late and (queues is None or held.delivery.queue in queues):
                 self._unready(held)
                 held.settle(Outcome("release", reason))
 
@@ -149,8 +159,7 @@ class Lanes:
         lane.abandoned = lane.retired = True
         self._lanes.remove(lane)
         self._abandoned = [*(old for old in self._abandoned if not old.task.done()), lane]
-        for _ in group:
-            self._slots.finished()
+        self._finished(group)
         if replaced:
             self._spawn()
         return group
@@ -182,19 +191,28 @@ class Lanes:
         self.on_ended(task)
 
     async def _live(self, lane: Lane) -> None:
-        while (group := await self._take(lane)) is not None:
+        suspects, stopwatch = self._shift.suspects, self._shift.stopwatch
+        while (group := self._at_once(lane) or await self._take(lane)) is not None:
+            noted = [suspects.take(held.delivery) for held in group]
             try:
                 await self._work(lane, group)
             finally:
+                for slot in noted:
+                    suspects.let_go(slot)
                 if not lane.abandoned:
-                    for _ in group:
-                        self._slots.finished()
-            if time.monotonic() - self._slice > SLICE_SECONDS:
+                    self._finished(group)
+            if stopwatch() - self._slice > SLICE_SECONDS:
                 await asyncio.sleep(0)
-                self._slice = time.monotonic()
+                self._slice = stopwatch()
+
+    def _at_once(self, lane: Lane) -> list[Held] | None:
+        """The next group if there is one that need not be waited for. No handler begins once a drain has (I6)."""
+        if self._ready and not self._batched and not self._over(lane) and self._may_begin():
+            return [self._begin()]
+        return None
 
     async def _take(self, lane: Lane) -> list[Held] | None:
-        """The next group; None when the lane should end. No handler begins once a drain has (I6)."""
+        """The next group; None when the lane should end."""
         if self._batched:
             async with self._gathering:
                 return await self._gather(lane)
@@ -204,22 +222,29 @@ class Lanes:
     async def _next(self, lane: Lane) -> Held | None:
         while not self._over(lane):
             if self._ready and self._may_begin():
-                return self._begin()
+                held = self._begin()
+                self._call_for_help()
+                return held
             future = asyncio.get_running_loop().create_future()
             self._idle.append(future)
             try:
                 await future
             except asyncio.CancelledError:
-                if lane.killed:
-                    raise
-                await (
-                    lane.take_interrupt()
-                )  # of a handler that has ended: somebody kept its task, and cancelled it late
-            finally:
                 if future in self._idle:
                     self._idle.remove(future)
-            self._slice = time.monotonic()
+                if lane.killed:
+                    raise
+                # of a handler that has ended: somebody kept its task, and cancelled it late
+                await lane.take_interrupt()
+            self._slice = self._shift.stopwatch()
+        self._call_for_help()
         return None
+
+    def _call_for_help(self) -> None:
+        """Wake some that wait, if there is something for them. They do the same: a no-op handler is done before they are up, and to
+        wake them all would cost more than it."""
+        if self._ready:
+            self._wake(WOKEN_AT_ONCE)
 
     async def _gather(self, lane: Lane) -> list[Held] | None:
         """Up to ``batch.size`` messages, waiting for more at most ``batch.wait_seconds`` after the first."""
@@ -227,6 +252,8 @@ class Lanes:
         if first is None:
             return None
         group, rules, clock = [first], self._shift.rules, self._shift.clock
+        if self._solitude.alone is first:
+            return group
         waiting = asyncio.create_task(clock.sleep(rules.batch_wait), name="batch wait")
         try:
             while len(group) < rules.batch_size and not waiting.done() and not self._over(lane):
@@ -240,28 +267,30 @@ class Lanes:
                     self._idle.remove(more)
         finally:
             waiting.cancel()
-        if self._shift.stopping.is_set():
-            self._hand_back(group)
-            return None
-        return group
-
-    def _hand_back(self, group: Sequence[Held]) -> None:
+        if not self._shift.stopping.is_set():
+            return group
+        self._finished(group)
         for held in group:
-            self._slots.finished()
             held.settle(Outcome("release", "drain"))
+        return None
 
     def _over(self, lane: Lane) -> bool:
         return lane.retired or self._shift.stopping.is_set()
 
     def _may_begin(self) -> bool:
-        return self._quota is None or self._quota > 0
+        return (self._quota is None or self._quota > 0) and self._solitude.permits(self._ready[0])
+
+    def _finished(self, group: Sequence[Held]) -> None:
+        self._slots.finished(len(group))
+        if self._solitude.held_back and self._solitude.ended(group):
+            self._wake(len(self._idle))
 
     def _begin(self) -> Held:
-        held = self._ready.popleft()
-        self._shift.tally.queue(held.delivery.queue).buffered -= 1
+        held, shift = self._ready.popleft(), self._shift
+        held.source.tally.buffered -= 1
         self._slots.started()
-        held.started = self._shift.clock.monotonic()
-        held.rules = self._shift.rules
+        held.started = shift.clock.monotonic()
+        held.rules = shift.rules
         if self._quota is not None:
             self._quota -= 1
             if self._quota == 0:
@@ -269,39 +298,37 @@ class Lanes:
         return held
 
     async def _work(self, lane: Lane, group: list[Held]) -> None:
-        started = time.perf_counter()
-        admitted = [held for held in group if await self._admit(held)]
+        processor = self._processor
+        started = self._shift.stopwatch()
+        admitted = []
+        for held in group:
+            try:
+                if (
+                    processor.admit(held)
+                    and (held.rules.dedup_ttl is None or await processor.claim(held))
+                    and (self._keys.may_go(held) or self._waits_for_its_turn(held))
+                ):
+                    admitted.append(held)
+            except Exception as problem:  # noqa: BLE001 - the user's idempotency_key and ordering_key may raise anything
+                await processor.conclude(held, None, problem)
         if admitted and self._shift.stopping.is_set():
             for held in admitted:  # the drain came while a claim was being made: no handler begins any more (I6)
-                await self._processor.interrupted(held, "drain")
+                await processor.interrupted(held, "drain")
         elif admitted:
-            value, error = await self._run(lane, admitted)
-            interrupt = await lane.take_interrupt()
-            if lane.abandoned:
-                return
-            for held in admitted:
-                if interrupt is None:
-                    await self._processor.conclude(held, value, error)
-                else:
-                    await self._processor.interrupted(held, interrupt)
-                self.pass_on(held)
-        self._measure(group, time.perf_counter() - started)
+            self.busy.set()
+            await _handle(lane, admitted, processor, self._shift.clock)
+            if not lane.abandoned:
+                for held in admitted:
+                    self.pass_on(held)
+        if not lane.abandoned:
+            _measure(group, self._shift.stopwatch() - started, self._slots, self._shift)
 
-    async def _admit(self, held: Held) -> bool:
-        try:
-            return await self._processor.admit(held) and self._has_its_turn(held)
-        except Exception as error:  # noqa: BLE001 - the user's idempotency_key and ordering_key may raise anything
-            await self._processor.conclude(held, None, error)
-            return False
-
-    def _has_its_turn(self, held: Held) -> bool:
-        """Whether its ordering key is free; otherwise it is parked (or deferred) and the lane goes on without it."""
-        if self._keys.may_go(held):
-            return True
+    def _waits_for_its_turn(self, held: Held) -> Literal[False]:
+        """Its ordering key is taken: it is parked (or was deferred), and the lane goes on without it."""
         if held.open:
             held.started = None
             self._slots.ready += 1
-            self._shift.tally.queue(held.delivery.queue).buffered += 1
+            held.source.tally.buffered += 1
         return False
 
     def pass_on(self, held: Held) -> None:
@@ -311,41 +338,12 @@ class Lanes:
             self._wake(1)
 
     def _unparked(self, held: Held) -> None:
-        self._shift.tally.queue(held.delivery.queue).buffered -= 1
+        held.source.tally.buffered -= 1
         self._slots.unreadied()
-
-    async def _run(self, lane: Lane, admitted: Sequence[Held]) -> tuple[Any, BaseException | None]:
-        """The handler's value or its exception, whatever kind of exception it is: the loop lives on."""
-        timeout = admitted[0].rules.handler_timeout
-        if timeout is not None:
-            deadline = self._shift.clock.monotonic() + timeout
-            for held in admitted:
-                held.deadline_at = deadline
-        lane.group = admitted
-        self.busy.set()
-        try:
-            return await self._processor.handle(admitted), None
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            if lane.killed and lane.interrupt is None and isinstance(error, asyncio.CancelledError):
-                raise
-            return None, error.with_traceback(beyond_pythia(error.__traceback__))
-        finally:
-            lane.group = ()
-
-    def _measure(self, group: Sequence[Held], seconds: float) -> None:
-        self._slots.measure(seconds / len(group))
-        now = self._shift.clock.time()
-        for held in group:
-            tally = self._shift.tally.queue(held.delivery.queue)
-            tally.processing.observe(seconds)
-            if held.delivery.attempt == 1 and not held.delivery.redelivered:
-                tally.wait.observe(max(0.0, now - seconds - held.delivery.first_seen))
 
     def _unready(self, held: Held) -> None:
         self._ready.remove(held)
-        self._shift.tally.queue(held.delivery.queue).buffered -= 1
+        held.source.tally.buffered -= 1
         self._slots.unreadied()
 
     def _wake(self, count: int) -> None:
@@ -354,3 +352,58 @@ class Lanes:
             if not future.done():
                 future.set_result(None)
                 count -= 1
+
+
+def _serving(lanes: Sequence[Lane], wanted: int) -> list[Lane]:
+    """Those that go on, and as many of those that were to end, and have not yet, as are wanted beside them: before new ones
+    come, so that there are never more handlers than lanes."""
+    serving = [lane for lane in lanes if not lane.retired]
+    ending = [lane for lane in lanes if lane.retired and not (lane.killed or lane.task.done())]
+    for lane in ending[: max(0, wanted - len(serving))]:
+        lane.retired = False
+        serving.append(lane)
+    return serving
+
+
+async def _handle(lane: Lane, admitted: Sequence[Held], processor: Processor, clock: Clock) -> None:
+    """Run the handler, and settle by how it ended; whatever it raised, the lane lives on. An abandoned lane settles nothing."""
+    timeout = admitted[0].rules.handler_timeout
+    if timeout is not None:
+        deadline = clock.monotonic() + timeout
+        for held in admitted:
+            held.deadline_at = deadline
+    lane.group = admitted
+    value: Any = None
+    raised: BaseException | None = None
+    try:
+        value = await processor.handle(admitted)
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        if lane.killed and lane.interrupt is None and isinstance(error, asyncio.CancelledError):
+            raise
+        raised = error.with_traceback(beyond_pythia(error.__traceback__))
+    finally:
+        lane.group = ()
+    interrupt: Interrupt | None = None
+    if lane.interrupt is not None or lane.task.cancelling():
+        interrupt = await lane.take_interrupt()
+    if lane.abandoned:
+        return
+    for held in admitted:
+        if interrupt is None and not processor.dedup.holds:
+            processor.ended_plainly(held, value, raised)
+        else:
+            await processor.ended(held, interrupt, value, raised)
+
+
+def _measure(group: Sequence[Held], seconds: float, slots: Slots, shift: Shift) -> None:
+    """How long they were handled, and had waited to be."""
+    slots.measure(seconds / len(group))
+    began = shift.clock.time() - seconds
+    for held in group:
+        tally, delivery = held.source.tally, held.delivery
+        tally.processing.observe(seconds)
+        if delivery.attempt == 1 and not delivery.redelivered:
+            waited = began - delivery.first_seen
+            tally.wait.observe(max(0.0, waited))

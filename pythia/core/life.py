@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -26,24 +26,24 @@ from pythia.core.engine import Engine
 from pythia.core.events import (
     BrokerRefusal,
     Observers,
+    TaskFailed,
     WorkerFailed,
     WorkerStopped,
 )
 from pythia.core.metrics import Metrics
 from pythia.core.ours import our_metrics
+from pythia.core.reloading import Reloaded, Reloader
 from pythia.core.shift import Shift
 from pythia.core.state import WorkerState, moved
 from pythia.core.status import Connection, Status
 from pythia.core.stop import StopRequest
+from pythia.core.suspects import Suspects
 from pythia.core.tally import Tally
-from pythia.errors import BrokerRefused, LifecycleError, PythiaError
+from pythia.errors import BrokerError, BrokerRefused, LifecycleError, PythiaError
 
 if TYPE_CHECKING:
     from pythia.core.worker import Worker
 
-FIRST_WAIT_SECONDS = 0.5
-LONGEST_WAIT_SECONDS = 30.0
-LEAST_FOR_SHUTDOWN_SECONDS = 0.5
 
 inside: contextvars.ContextVar[Life | None] = contextvars.ContextVar("pythia_inside", default=None)
 
@@ -63,14 +63,19 @@ class Life:
         self.status.metrics = self.metrics
         self.emit = Observers()
         self.clock: Clock = SystemClock()
+        self.stopwatch: Callable[[], float] = time.monotonic  # of the machine, whatever the clock
+        self.beat_seconds = tending.BEAT_SECONDS
         self.random = Random()  # noqa: S311 - jitter, no secret
         self.open_broker: Callable[[WorkerConfig], Broker] | None = None
         self.open_store: Callable[[WorkerConfig], Broker] | None = None
         self.fail_fast = False
         self.max_messages: int | None = None
         self.http: str | None = None  # where the probes answer, for the banner
+        self.suspects = Suspects()  # of messages that kill their process
         self.on_running: Callable[[], None] = lambda: None
         self.on_second: Callable[[], None] = lambda: None  # about every second of a loop that turns
+        self.while_reloading: Callable[[], AbstractContextManager[object]] = nullcontext
+        self.on_config: Callable[[WorkerConfig], None] = lambda _config: None  # a reload was applied
         self._forget_run()
 
     def _forget_run(self) -> None:
@@ -78,6 +83,8 @@ class Life:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.shift: Shift | None = None
         self.engine: Engine | None = None
+        self.wired: WorkerConfig | None = None  # what the engine was built by, or reloaded to, as a whole
+        self.reloader = Reloader(self)
         self.drained: Drained | None = None
         self.drain_began: float | None = None  # monotonic
         self.exit_code = 0
@@ -90,7 +97,7 @@ class Life:
         self.hurry = asyncio.Event()
         self.stop_cause = ""
         self._stop_timeout: float | None = None
-        self._began = time.monotonic()
+        self._began = self.stopwatch()
         self.starter: asyncio.Task[Any] | None = None
         self._done: Future[None] = Future()
         self._lock = threading.RLock()  # a signal handler may come while its own thread holds it
@@ -110,6 +117,8 @@ class Life:
         self.status.state = moved(self.status.state, to)
         if to in (WorkerState.STOPPED, WorkerState.ERROR):
             self.status.running_since = None if to is WorkerState.STOPPED else self.status.running_since
+        if to in (WorkerState.STOPPED, WorkerState.ERROR):
+            self.reloader.close()
         if to is WorkerState.STOPPED:
             self.status.paused = False  # not kept over a restart
             self.finished()
@@ -215,7 +224,7 @@ class Life:
     @property
     def age(self) -> float:
         """Seconds since this run began."""
-        return time.monotonic() - self._began
+        return self.stopwatch() - self._began
 
     # In between.
 
@@ -224,6 +233,24 @@ class Life:
 
     def resume(self) -> None:
         self._on_loop(self._resume)
+
+    def reload(self) -> Future[Reloaded]:
+        """Ask for a reload; what came of it. One at a time, of the newest content; one that is asked for before the worker
+        runs is carried out when it does."""
+        return self.reloader.ask()
+
+    def planned(self) -> Reloaded:
+        """What a reload would do, from its sources as they are now; nothing is changed, and nothing is connected to."""
+        return self.reloader.planned()
+
+    async def retire(self, broker: Broker) -> None:
+        """Close a broker that nothing comes by any more, and forget it."""
+        if broker in self.stores:
+            self.stores.remove(broker)
+        try:
+            await broker.close()
+        except BrokerError as error:
+            self.emit(TaskFailed(where="closing the former broker", error=error))
 
     def _pause(self) -> None:
         if not self.status.paused:
@@ -246,6 +273,11 @@ class Life:
             action()
         else:
             self.loop.call_soon_threadsafe(action)
+
+    def tended(self, task: asyncio.Task[None]) -> None:
+        """One of the tending tasks has ended by itself."""
+        if task in self.tending:
+            self.tending.remove(task)
 
     def tend(self, work: Any, name: str) -> None:
         task = asyncio.create_task(work, name=name)

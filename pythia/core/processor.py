@@ -6,12 +6,11 @@ a duplicate? the handler; what it means; outputs; the settlement. No step decide
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextvars import copy_context
+from collections.abc import Awaitable, Sequence
 from typing import Any, Literal, assert_never
 
 from pythia.broker import Claim, Kind, Output
-from pythia.core.context import current_delivery, current_say
+from pythia.core.context import is_traceparent
 from pythia.core.dedup import Dedup
 from pythia.core.events import MessageDuplicate, MessageTimeout, TaskFailed
 from pythia.core.held import Held
@@ -24,6 +23,7 @@ from pythia.errors import DecodeError, HandlerTimeout
 from pythia.message import Message, delivered
 
 BUSY_DELAY_SECONDS = 1.0
+_LONGEST_TRACESTATE = 512  # that the W3C asks everybody to carry
 _NO_OUTPUTS: tuple[Output, ...] = ()
 
 Interrupt = Literal["timeout", "drain", "lost"]  # why a handler was cancelled by us
@@ -35,41 +35,57 @@ class Processor:
     def __init__(self, shift: Shift, handler: Call, dedup: Dedup, *, batched: bool) -> None:
         self._shift = shift
         self._handler = handler
-        self._dedup = dedup
+        self.dedup = dedup
         self._batched = batched
 
-    async def admit(self, held: Held) -> bool:
-        """Whether the handler should see it; otherwise it is settled: expired, undecodable, or a duplicate."""
-        outcome = self._too_old(held) or self._decode(held)
-        if outcome is None and held.message is not None and held.rules.dedup_ttl is not None:
-            outcome = await self._claim(held, held.message)
+    def admit(self, held: Held) -> bool:
+        """Whether the handler may see it; otherwise it is lost, or settled here: poison, expired, or undecodable."""
+        outcome = self._poison(held) if self._shift.suspects.table else None
+        if outcome is None and held.rules.max_age is not None:
+            outcome = self._too_old(held, held.rules.max_age)
+        if outcome is None:
+            outcome = self._decode(held)
+        if outcome is None:
+            return held.open
+        held.settle(outcome)
+        return False
+
+    async def claim(self, held: Held) -> bool:
+        """Whether the handler may see an admitted one, whose effect is then ours; otherwise it is settled: a duplicate."""
+        outcome = None if held.message is None else await self._claim(held, held.message)
         if outcome is not None:
             held.settle(outcome)
         elif not held.open:
             await self._free_claim(held, None)
         return outcome is None and held.open
 
-    async def handle(self, group: Sequence[Held]) -> Any:
+    def handle(self, group: Sequence[Held]) -> Awaitable[Any]:
         """Run the handler over admitted deliveries, in a context of its own; its value, or its exception."""
-        messages = tuple(held.message for held in group)
-        first = group[0].delivery
-        context = copy_context()
-        context.run(current_delivery.set, first)
-        context.run(current_say.set, group[0].say)
-        call = self._call(messages if self._batched else messages[0])
-        return await drive(call, context, self._shift, first)
+        argument = tuple(held.message for held in group) if self._batched else group[0].message
+        return drive(self._handler, argument, group[0], self._shift)
 
-    async def _call(self, argument: Any) -> Any:
-        return await self._handler(argument)
+    def ended_plainly(self, held: Held, value: Any, error: BaseException | None) -> None:
+        """What ``ended`` does for a handler that was not interrupted, while nobody claims anything."""
+        if held.open:
+            held.settle(*self._judge(held, value, error))
+        if self._shift.suspects.table:
+            self._shift.suspects.over(held.delivery)
+
+    async def ended(self, held: Held, interrupt: Interrupt | None, value: Any, error: BaseException | None) -> None:
+        """Settle ``held``, whose handler has ended: by itself, or interrupted by us. If it had its time, it kills nobody."""
+        if interrupt is None:
+            await self.conclude(held, value, error)
+        else:
+            await self.interrupted(held, interrupt)
+        if interrupt is None or interrupt == "timeout":
+            self._shift.suspects.over(held.delivery)
 
     async def conclude(self, held: Held, value: Any, error: BaseException | None) -> None:
         """Settle ``held`` by what its handler returned or raised; nothing if it settled itself or was lost."""
         if not held.open:
             await self._free_claim(held, None if held.outcome is None else held.outcome.kind)
             return
-        outcome, outputs = held.judge(error), _NO_OUTPUTS
-        if error is None and value is not None and held.rules.sink is not None:
-            outcome, outputs = self._sink(held, held.rules.sink, value)
+        outcome, outputs = self._judge(held, value, error)
         await self._free_claim(held, outcome.kind)
         held.settle(outcome, outputs)
 
@@ -91,16 +107,25 @@ class Processor:
             case _:
                 assert_never(interrupt)
 
+    def _judge(self, held: Held, value: Any, error: BaseException | None) -> tuple[Outcome, tuple[Output, ...]]:
+        if error is None and value is not None and held.rules.sink is not None:
+            return self._sink(held, held.rules.sink, value)
+        return held.judge(error), _NO_OUTPUTS
+
     async def _free_claim(self, held: Held, kind: Kind | None) -> None:
         """A store that cannot be reached keeps no message from its settlement: the claim expires by itself."""
         try:
-            await self._dedup.conclude(held, kind)
+            await self.dedup.conclude(held, kind)
         except Exception as error:  # noqa: BLE001 - a store of the user's choice may raise anything
             self._shift.emit(TaskFailed(where="idempotency store", error=error))
 
-    def _too_old(self, held: Held) -> Outcome | None:
-        limit = held.rules.max_age
-        if limit is None or (age := self._shift.clock.time() - held.delivery.first_seen) <= limit:
+    def _poison(self, held: Held) -> Outcome | None:
+        verdict = self._shift.suspects.verdict(held.delivery)
+        return None if verdict is None else Outcome("dead_letter", verdict, dead_reason="poison")
+
+    def _too_old(self, held: Held, limit: float) -> Outcome | None:
+        age = self._shift.clock.time() - held.delivery.first_seen
+        if age <= limit:
             return None
         text = f"waited {age:.0f} s, max_age_seconds is {limit:g}"
         return Outcome("dead_letter", text, dead_reason="expired")
@@ -114,7 +139,7 @@ class Processor:
         return None
 
     async def _claim(self, held: Held, message: Message[Any]) -> Outcome | None:
-        claim = await self._dedup.claim(held, message)
+        claim = await self.dedup.claim(held, message)
         if claim is Claim.OURS:
             return None
         busy = claim is Claim.BUSY
@@ -139,5 +164,9 @@ class Processor:
 
 
 def _carried(headers: Any) -> dict[str, Any]:
-    """The headers that travel on with what a message causes: its trace."""
-    return {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
+    """The headers that travel on with what a message causes: its trace, if it is one. A producer may have put anything there."""
+    parent, state = headers.get("traceparent"), headers.get("tracestate")
+    if not is_traceparent(parent):
+        return {}
+    well_formed = isinstance(state, str) and len(state) <= _LONGEST_TRACESTATE and state.isascii()
+    return {"traceparent": parent, "tracestate": state} if well_formed else {"traceparent": parent}

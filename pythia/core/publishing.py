@@ -8,9 +8,9 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any
 
-from pythia.broker import Broker, Published
+from pythia.broker import Broker, Capabilities, Published
 from pythia.core.codecs import encode
-from pythia.errors import PublishError, StoreError
+from pythia.errors import BrokerError, BrokerRefused, BrokerUnavailable, PublishError, StoreError, Unsupported
 from pythia.message import Envelope, new_id
 
 
@@ -53,28 +53,56 @@ def derived_id(parent: str, queue: str, index: int) -> str:
     return f"{digest[:8]}-{digest[8:12]}-8{digest[13:16]}-a{digest[17:20]}-{digest[20:]}"
 
 
-async def confirm(broker: Broker, queue: str, envelopes: Sequence[Envelope], *, delay: float = 0.0) -> None:
+def check_able(able: Capabilities, *, delay: float, exchange: str) -> None:
+    """Raise ``Unsupported`` for what this broker cannot do, before anything is sent."""
+    if exchange and not able.exchanges:
+        raise Unsupported(f"{able.name} knows no exchanges (RabbitMQ does): cannot publish to exchange {exchange!r}")
+    if delay and not able.delay:
+        raise Unsupported(f"{able.name} cannot delay a message (sqlite, RabbitMQ, Redis streams and lists can)")
+
+
+async def confirm(
+    broker: Broker, queue: str, envelopes: Sequence[Envelope], *, delay: float = 0.0, exchange: str = ""
+) -> None:
     """Publish and return once every message is confirmed. Cancelled in flight, messages may be there all the same.
 
     Raises:
         PublishError: one was refused or is in doubt (``in_doubt`` if any is). BrokerUnavailable: none was sent.
     """
-    if not queue:
+    if not queue and not exchange:
         raise ValueError("a queue has a name: cannot publish to ''")
-    answers = await broker.publish(queue, envelopes, delay=delay)
+    answers = await broker.publish(queue, envelopes, delay=delay, exchange=exchange)
     for envelope, answer in zip(envelopes, answers, strict=True):
         if answer is not Published.CONFIRMED:
-            raise refusal(queue, envelope.id, answer, broker.stats().get("trouble"))
+            where = f"exchange {exchange!r} with routing key {queue!r}" if exchange else repr(queue)
+            raise refusal(broker, answer, where, queue=queue, id=envelope.id)
 
 
-def refusal(queue: str, id: str, answer: Published, trouble: str | None = None) -> PublishError:  # noqa: A002 - the API's word
-    """The error for a message that was not confirmed; ``trouble`` is what keeps a store from being written just now."""
-    in_doubt = answer is Published.UNKNOWN
-    what = (
-        "is in doubt: publish it again with the same id" if in_doubt else "was refused by the broker: it is not there"
-    )
-    why = "" if trouble is None else f"; {trouble}"
-    error = PublishError(f"message {id} to {queue!r} {what}{why}", queue=queue, id=id, in_doubt=in_doubt)
-    if trouble is not None:
-        error.exit_code = StoreError.exit_code
+def refusal(broker: Broker, answer: Published, where: str, *, queue: str, id: str) -> PublishError:  # noqa: A002 - the API's word
+    """The error for a message that was not confirmed, with what the operator can do, and what a command ends with."""
+    if answer is Published.UNKNOWN:
+        text = f"message {id} to {where} is in doubt: publish it again with the same id"
+        return _ending(PublishError(text, queue=queue, id=id, in_doubt=True), BrokerUnavailable)
+    stats, able = broker.stats(), broker.capabilities
+    kind: type[BrokerError] = StoreError
+    why = stats.get("trouble")
+    if stats.get("blocked") is not None:
+        why, kind = stats["blocked"], BrokerUnavailable
+    elif why is None:
+        why, kind = _nobody_takes_it(able, exchange=where != repr(queue)), BrokerRefused
+    text = f"message {id} to {where} was refused by the broker, it is not there{why and f': {why}'}"
+    return _ending(PublishError(text, queue=queue, id=id, in_doubt=False), kind)
+
+
+def _nobody_takes_it(able: Capabilities, *, exchange: bool) -> str:
+    """What most likely stands behind a refusal that the broker does not explain."""
+    if not able.keeps:
+        return "nobody listens to it just now"
+    if not able.exchanges:
+        return ""
+    return f"is a queue {'bound to it for that key' if exchange else 'of that name there (publishing makes none)'}, and has it room?"
+
+
+def _ending(error: PublishError, kind: type[BrokerError]) -> PublishError:
+    error.exit_code = kind.exit_code
     return error

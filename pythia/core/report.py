@@ -26,11 +26,16 @@ def settled(held: Held, outcome: Outcome, outputs: Sequence[Output], tally: Queu
     tally.outcomes[outcome.kind] += 1
     for output in outputs:
         held.shift.tally.count_published(output.queue, "confirmed")
+    if outcome.kind == "ack":
+        if held.shift.rules.log_done:
+            held.shift.emit(MessageDone(delivery=held.delivery, seconds=_seconds(held)))
+    else:
+        _say(held, outcome, tally)
+
+
+def _say(held: Held, outcome: Outcome, tally: QueueTally) -> None:
     emit, delivery, error = held.shift.emit, held.delivery, outcome.error
     match outcome.kind:
-        case "ack":
-            if held.shift.rules.log_done:
-                emit(MessageDone(delivery=delivery, seconds=_seconds(held)))
         case "retry":
             emit(
                 MessageRetry(
@@ -48,7 +53,7 @@ def settled(held: Held, outcome: Outcome, outputs: Sequence[Output], tally: Queu
             _dead(held, outcome, tally)
         case "drop":
             emit(MessageDrop(delivery=delivery, reason=outcome.reason))
-        case "release":
+        case "ack" | "release":
             pass  # drain.released tells of those that had begun
         case _:
             assert_never(outcome.kind)

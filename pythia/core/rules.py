@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from pythia.config import WorkerConfig, import_error_class, was_set
 from pythia.core.codecs import Decoder
+from pythia.core.probation import KEEP_SECONDS
 from pythia.core.retry import RetryPolicy
 from pythia.errors import ConfigError
 from pythia.message import Message
@@ -33,6 +34,7 @@ class Rules:
     dedup_ttl: float | None  # None: no dedup
     batch_size: int
     batch_wait: float
+    keep: float  # how long a failure may be kept while its configuration is on trial
 
 
 def build_rules(config: WorkerConfig, *, policy: RetryPolicy, declared_type: Any) -> Rules:
@@ -59,6 +61,7 @@ def build_rules(config: WorkerConfig, *, policy: RetryPolicy, declared_type: Any
         dedup_ttl=config.dedup.ttl_seconds if config.dedup.enabled else None,
         batch_size=config.batch.size,
         batch_wait=config.batch.wait_seconds,
+        keep=min(config.reloading.probation_seconds, KEEP_SECONDS),
     )
 
 

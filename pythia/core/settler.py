@@ -9,6 +9,7 @@ from pythia.broker import Consumer, Settled, Settlement
 from pythia.core.events import SettleFailed
 from pythia.core.held import Held
 from pythia.core.shift import Shift
+from pythia.core.waiting import first
 
 MOST_AT_ONCE = 512
 FIRST_WAIT_SECONDS = 0.1
@@ -44,7 +45,8 @@ class Settler:
 
     def put(self, held: Held, settlement: Settlement) -> None:
         self._pending.append((held, settlement))
-        self._news.set()
+        if len(self._pending) == 1:
+            self._news.set()
 
     def close(self) -> None:
         """Nothing more comes; end once what is there is settled."""
@@ -71,13 +73,7 @@ class Settler:
 
     async def _closed_within(self, seconds: float) -> bool:
         """Wait so long before asking again; whether the end came first, which a broker that refuses must not hold up."""
-        sleeping = asyncio.create_task(self._shift.clock.sleep(seconds), name="settling again")
-        closing = asyncio.create_task(self._closing.wait(), name="settling ends")
-        try:
-            await asyncio.wait({sleeping, closing}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeping.cancel()
-            closing.cancel()
+        await first(lambda: self._shift.clock.sleep(seconds), self._closing.wait)
         return self.closed
 
     async def _settle_batch(self) -> None:
@@ -87,10 +83,12 @@ class Settler:
             self._note(0)  # what was refused is lost by now: nobody stands in the way any more
             return
         answers = await self._consumer.settle([settlement for _, settlement in batch])
-        refused = [row for row, answer in zip(batch, answers, strict=True) if answer is Settled.REFUSED]
-        for (held, settlement), answer in zip(batch, answers, strict=True):
-            if answer is not Settled.REFUSED:
-                self._answered(held, settlement, answer)
+        refused = []
+        for row, answer in zip(batch, answers, strict=True):
+            if answer is Settled.REFUSED:
+                refused.append(row)
+            else:
+                self._answered(*row, answer)
         self._pending[:0] = refused
         self._note(len(refused))
 

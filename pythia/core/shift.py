@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from random import Random
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pythia.broker import Broker
 from pythia.clock import Clock
 from pythia.core.events import Observer, PublishFailed
-from pythia.core.publishing import confirm, make_envelope
+from pythia.core.probation import Trial
+from pythia.core.publishing import check_able, confirm, make_envelope
 from pythia.core.rules import Rules
+from pythia.core.suspects import Suspects
 from pythia.core.tally import Tally
-from pythia.errors import BrokerError, PublishError, Unsupported, seconds
+from pythia.errors import BrokerError, PublishError, seconds
 
 if TYPE_CHECKING:
     from pythia.core.outcome import Outcome
@@ -26,7 +29,7 @@ PUBLISH_SECONDS = 30.0
 
 
 class Shift:
-    """One run, from connected to stopped. ``rules`` is replaced by a reload, the rest stays."""
+    """One run, from connected to stopped. A reload replaces ``rules``, and ``broker`` if it leads to another; the rest stays."""
 
     def __init__(
         self,
@@ -39,6 +42,8 @@ class Shift:
         emit: Observer,
         clock: Clock,
         random: Random,
+        stopwatch: Callable[[], float] = time.monotonic,
+        suspects: Suspects | None = None,
     ) -> None:
         self.worker = worker
         self.worker_id = worker_id
@@ -48,9 +53,12 @@ class Shift:
         self.emit = emit
         self.clock = clock
         self.random = random
+        self.suspects = Suspects() if suspects is None else suspects
+        self.stopwatch = stopwatch  # seconds of this machine's work, also where the clock is a virtual one
         self.loop = asyncio.get_running_loop()
         self.stopping = asyncio.Event()  # set when a drain begins; handlers see it as message.stopping
         self.stepping: Delivery | None = None  # whose handler the loop is executing at this very moment
+        self.trial: Trial | None = None  # of the configuration that was applied last
         self.on_outcome: Callable[[Message[object], Outcome], None] | None = None  # the user's hook, if there is one
 
     async def at_home(self, work: Coroutine[Any, Any, T]) -> T:
@@ -66,20 +74,21 @@ class Shift:
         options: Mapping[str, Any],
         *,
         id: str | None = None,  # noqa: A002 - the API's word
+        broker: Broker | None = None,
     ) -> str:
-        """Publish on the worker's own connection, with the options of ``Publisher.publish``; the id, once confirmed.
+        """Publish on ``broker``, or on the worker's own connection, with the options of ``Publisher.publish``; the id, once confirmed.
 
         Counted either way. Raises what ``Publisher.publish`` does.
         """
         said = {"id": id, **{name: option for name, option in options.items() if option is not None}}
         delay, within = seconds(said.pop("delay", 0)), seconds(said.pop("timeout", PUBLISH_SECONDS))
-        if exchange := said.pop("exchange", ""):
-            able = self.broker.capabilities.name
-            raise Unsupported(f"{able} knows no exchanges (RabbitMQ does): cannot publish to exchange {exchange!r}")
+        exchange = said.pop("exchange", "")
+        broker = self.broker if broker is None else broker
+        check_able(broker.capabilities, delay=delay, exchange=exchange)
         envelope = make_envelope(body, **said, timestamp=self.clock.time())
         try:
             async with asyncio.timeout(within) as bound:
-                await self._publish(queue, envelope, delay)
+                await self._publish(broker, queue, envelope, delay, exchange)
         except TimeoutError:
             if not bound.expired():
                 raise
@@ -87,18 +96,25 @@ class Shift:
             raise PublishError(text, queue=queue, id=envelope.id, in_doubt=True) from None
         return envelope.id
 
-    async def _publish(self, queue: str, envelope: Envelope, delay: float) -> None:
+    def end_trial(self) -> None:
+        """Nothing begins any more that could tell: what is kept is settled as it would have been."""
+        if self.trial is not None:
+            self.trial.proved()
+            self.trial = None
+
+    async def _publish(self, broker: Broker, queue: str, envelope: Envelope, delay: float, exchange: str) -> None:
+        destination = exchange or queue  # routing keys may be without number, and this becomes a label
         try:
-            await confirm(self.broker, queue, [envelope], delay=delay)
+            await confirm(broker, queue, [envelope], delay=delay, exchange=exchange)
         except asyncio.CancelledError:
-            self.tally.count_published(queue, "unknown")
+            self.tally.count_published(destination, "unknown")
             raise
         except BrokerError as error:
             in_doubt = isinstance(error, PublishError) and error.in_doubt
-            self.tally.count_published(queue, "unknown" if in_doubt else "refused")
-            self.emit(PublishFailed(destination=queue, in_doubt=in_doubt, error=error))
+            self.tally.count_published(destination, "unknown" if in_doubt else "refused")
+            self.emit(PublishFailed(destination=destination, in_doubt=in_doubt, error=error))
             raise
-        self.tally.count_published(queue, "confirmed")
+        self.tally.count_published(destination, "confirmed")
 
     def moment(self, monotonic: float) -> datetime:
         """A monotonic time of this shift's clock as a UTC time."""

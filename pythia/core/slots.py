@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 LOOK_AHEAD_SECONDS = 0.02
 MOST_AHEAD = 256
+NOTED_SECONDS = 0.001
 
 
 class Slots:
@@ -24,22 +26,19 @@ class Slots:
         self.lanes = lanes  # messages that handlers can have at once
         self._prefetch = prefetch
         self._queues = queues
+        self._one_by_one = False
+        self.on_calmer: Callable[[], None] = lambda: None  # something was settled while messages run one by one
         self.held = 0  # unsettled: ready, running, or being settled
         self.ready = 0
         self.running = 0
         self.reserved = 0  # asked for, not yet here
         self.lent = 0  # asked for, not yet here, and not waited for any more
+        self.ahead = 0  # deliveries to hold beyond the running ones
         self._service: float | None = None  # seconds a message takes, smoothed
+        self._unnoted = 0.0  # seconds that messages took, not in there yet
+        self._unnoted_messages = 0
+        self._look_ahead()
         self._waiters: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def ahead(self) -> int:
-        """Deliveries to hold beyond the running ones."""
-        if self._prefetch is not None:
-            return max(0, self._prefetch - self.lanes)
-        if self._service is None:
-            return 0
-        return min(MOST_AHEAD, int(self.lanes * LOOK_AHEAD_SECONDS / max(self._service, 1e-6)))
 
     @property
     def prefetch(self) -> int:
@@ -50,7 +49,7 @@ class Slots:
 
     @property
     def free(self) -> int:
-        startable = self.lanes + self.ahead - self.running - self.ready - self.reserved
+        startable = (1 if self._one_by_one else self.lanes) + self.ahead - self.running - self.ready - self.reserved
         return min(startable, self.prefetch - self.held - self.reserved - self.lent)
 
     @property
@@ -60,14 +59,45 @@ class Slots:
             return self.prefetch
         return max(1, (self.prefetch - self.lanes) // (self._queues - 1))
 
-    def resize(self, lanes: int, prefetch: int | None) -> None:
+    def resize(self, lanes: int, prefetch: int | None, *, queues: int) -> None:
         self.lanes = lanes
         self._prefetch = prefetch
+        self._queues = queues
+        self._look_ahead()
         self._wake()
 
+    @property
+    def calm(self) -> bool:
+        """Nothing runs and nothing is being settled."""
+        return self.held == self.ready and not self.running
+
+    def one_by_one(self, *, on: bool) -> None:
+        """Whether a message runs alone, or waits to: nothing more is asked for than can begin after it."""
+        if self._one_by_one is not on:
+            self._one_by_one = on
+            self._look_ahead()
+            self._wake()
+
     def measure(self, seconds: float) -> None:
-        """A message took this long."""
-        self._service = seconds if self._service is None else self._service + 0.1 * (seconds - self._service)
+        """A message took this long. The shortest ones are noted together."""
+        self._unnoted += seconds
+        self._unnoted_messages += 1
+        if self._unnoted < NOTED_SECONDS and self._service is not None:
+            return
+        mean, weight = self._unnoted / self._unnoted_messages, 1 - 0.9**self._unnoted_messages
+        self._service = mean if self._service is None else self._service + weight * (mean - self._service)
+        self._unnoted, self._unnoted_messages = 0.0, 0
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        if self._one_by_one:
+            self.ahead = 0
+        elif self._prefetch is not None:
+            self.ahead = max(0, self._prefetch - self.lanes)
+        elif self._service is None:
+            self.ahead = 0
+        else:
+            self.ahead = min(MOST_AHEAD, int(self.lanes * LOOK_AHEAD_SECONDS / max(self._service, 1e-6)))
 
     async def reserve(self, *, most: int | None = None) -> int:
         """Wait until something may be asked for, and reserve it: at least 1, at most ``most``.
@@ -116,9 +146,10 @@ class Slots:
         self.ready -= 1
         self.running += 1
 
-    def finished(self) -> None:
-        self.running -= 1
-        self._wake()
+    def finished(self, count: int = 1) -> None:
+        self.running -= count
+        if self._waiters:
+            self._wake()
 
     def unreadied(self) -> None:
         """A delivery that waited for a lane goes back, or was lost."""
@@ -127,7 +158,10 @@ class Slots:
 
     def settled(self) -> None:
         self.held -= 1
-        self._wake()
+        if self._one_by_one:
+            self.on_calmer()
+        if self._waiters:
+            self._wake()
 
     def _worth_asking(self) -> bool:
         """Something is free, and either nothing is waiting to start or enough is free for a batch."""

@@ -13,19 +13,22 @@ from pythia.core.banner import banner
 from pythia.core.calling import written
 from pythia.core.events import BrokerConnected, BrokerLost, Notice, WorkerRunning
 from pythia.core.life import Life, StartStopped, inside
+from pythia.core.outage import Outage
 from pythia.core.state import WorkerState
 from pythia.core.status import Connection
-from pythia.errors import BrokerUnavailable, LifecycleError
+from pythia.core.survey import tell_risks
+from pythia.errors import BrokerUnavailable, LifecycleError, Unsupported
 
 FIRST_WAIT_SECONDS = 0.5
-LONGEST_WAIT_SECONDS = 30.0
+LONGEST_WAIT_SECONDS = 4.0  # a broker that is there at last is served within five seconds
 
 
 async def connect(life: Life) -> None:
     """Reach the broker, however long it takes (``startup_timeout_seconds``, ``--fail-fast``), and equip the run with it.
 
     Raises:
-        BrokerUnavailable: out of time. BrokerRefused, StoreError: waiting will not help. StartStopped: asked to stop.
+        BrokerUnavailable: out of time. BrokerRefused, StoreError, Unsupported: waiting will not help. StartStopped: asked to
+            stop.
     """
     config = life.worker.config
     if life.open_broker is None:
@@ -42,6 +45,12 @@ async def connect(life: Life) -> None:
         life.stores.append(side)
         await _reach(life, side)
         store = side.idempotency()
+    if config.dedup.enabled and store is None:
+        raise Unsupported(
+            f"dedup.enabled: {broker.capabilities.name} has no store for idempotency keys; set dedup.store_url "
+            "(PYTHIA_DEDUP__STORE_URL) to a sqlite:/// or redis:// URL"
+        )
+    await tell_risks(life, broker, config)
     life.status.waiting_for_broker = False
     _equip(life, broker, store)
 
@@ -91,6 +100,7 @@ def consume(life: Life) -> None:
         life.engine.start()
     finally:
         inside.reset(token)
+    life.tend(life.reloader.serve(), "reload")
     life.tend(tending.check_health(life), "health check")
     life.tend(tending.measure_depth(life), "queue depth")
     life.emit(WorkerRunning(ready_after_seconds=round(life.age, 3)))
@@ -100,7 +110,7 @@ def consume(life: Life) -> None:
 
 
 async def _reach(life: Life, broker: Broker) -> None:
-    wait, limit = FIRST_WAIT_SECONDS, life.worker.config.startup_timeout_seconds
+    wait, limit, outage = FIRST_WAIT_SECONDS, life.worker.config.startup_timeout_seconds, Outage()
     while not life.stopping:
         try:
             await broker.connect()
@@ -108,7 +118,7 @@ async def _reach(life: Life, broker: Broker) -> None:
         except BrokerUnavailable as error:
             if life.fail_fast or (limit and life.age + wait > limit):
                 raise
-            _wait_for_broker(life, error, wait)
+            _wait_for_broker(life, outage, error, wait)
         else:
             return
         try:
@@ -119,10 +129,11 @@ async def _reach(life: Life, broker: Broker) -> None:
     raise StartStopped("stopped while waiting for the broker")
 
 
-def _wait_for_broker(life: Life, error: BrokerUnavailable, wait: float) -> None:
+def _wait_for_broker(life: Life, outage: Outage, error: BrokerUnavailable, wait: float) -> None:
     life.status.waiting_for_broker = True
     life.status.connection = Connection(connected=False, since=life.status.connection.since, error=str(error))
-    life.emit(BrokerLost(error=error, retry_in_seconds=wait))
+    if outage.worth_telling(error, life.clock.monotonic()):
+        life.emit(BrokerLost(error=error, retry_in_seconds=wait))
 
 
 def _equip(life: Life, broker: Broker, store: IdempotencyStore | None) -> None:
@@ -130,6 +141,8 @@ def _equip(life: Life, broker: Broker, store: IdempotencyStore | None) -> None:
     life.status.capabilities = broker.capabilities
     life.status.broker_stats = broker.stats
     life.shift, life.engine = assemble(life, broker, store)
+    life.engine.on_retired = life.retire
+    life.wired = life.worker.config
     if life.max_messages is not None:
         life.engine.lanes.limit(life.max_messages)
         life.engine.lanes.on_quota = lambda: life.ask_to_stop("max-messages")

@@ -75,6 +75,7 @@ class Status:
         self.connection = Connection(connected=False, since=time.time())
         self.capabilities: Capabilities | None = None  # known once connected
         self.broker_stats: Callable[[], Mapping[str, Any]] = dict
+        self.broker_blocked: str | None = None  # why the server takes nothing from us just now
         self.heartbeat = time.monotonic()  # last turn of the loop
         self.loop_lag = 0.0  # seconds, of the last turn
         self.blocked: Blocked | None = None

@@ -1,32 +1,33 @@
-"""Drives a handler's coroutine in a context of its own, inside the long-lived task of its lane."""
+"""Runs a handler in a context of its own, inside the long-lived task of its lane."""
 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Generator
-from contextvars import Context
-from types import coroutine
-from typing import Any, TypeVar
+from contextvars import copy_context
+from types import CoroutineType, coroutine
+from typing import Any
 
+from pythia.core.context import Current, current
+from pythia.core.middleware import Call
 from pythia.core.shift import Shift
-from pythia.message import Delivery
-
-T = TypeVar("T")
 
 
 @coroutine
-def drive(coro: Coroutine[Any, Any, T], context: Context, shift: Shift, delivery: Delivery) -> Generator[Any, None, T]:
-    """Await ``coro`` with every step run in ``context``, so that no context variable leaks into the next message.
+def drive(handler: Call, argument: Any, handled: Current, shift: Shift) -> Generator[Any, None, Any]:
+    """Await ``handler(argument)`` with every step run in one fresh context, so that no context variable leaks into the next
+    message, and in which ``handled`` is the current one.
 
     ``shift.stepping`` names the delivery while one of its steps runs: whoever watches the loop from outside sees which
     handler blocks it. Cancellation and other exceptions thrown at the waiting task reach the coroutine.
     """
-    run, error = context.run, None
+    run, error, delivery = copy_context().run, None, handled.delivery
+    coro = run(_call, handler, argument, handled)
     while True:
         shift.stepping = delivery
         try:
             awaited = run(coro.send, None) if error is None else run(coro.throw, error)
         except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]  # a StopIteration's value is untyped
+            return stop.value
         except GeneratorExit as error_of_handler:
             raise RuntimeError("the handler raised GeneratorExit") from error_of_handler
         finally:
@@ -39,3 +40,13 @@ def drive(coro: Coroutine[Any, Any, T], context: Context, shift: Shift, delivery
             raise
         except BaseException as thrown:  # noqa: BLE001 - whatever is thrown belongs to the coroutine
             error = thrown
+
+
+def _call(handler: Call, argument: Any, handled: Current) -> Coroutine[Any, Any, Any]:
+    current.set(handled)
+    made = handler(argument)
+    return made if type(made) is CoroutineType else _awaited(made)
+
+
+async def _awaited(made: Any) -> Any:
+    return await made

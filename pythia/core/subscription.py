@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from pythia.broker import Broker, ConsumeOptions, Consumer, Settled, Settlement
+from pythia.broker import ConsumeOptions, Consumer, ConsumerCancelled, Settled, Settlement
 from pythia.core import report
 from pythia.core.events import ConsumerLost, ConsumerRegistered, LeaseLost, SettleStale
-from pythia.core.held import Held
+from pythia.core.held import Held, Source
 from pythia.core.settler import Settler
 from pythia.core.shift import Shift
 from pythia.core.slots import Slots
-from pythia.errors import BrokerError
+from pythia.errors import BrokerError, BrokerRefused
 from pythia.message import Delivery
 
+if TYPE_CHECKING:
+    from pythia.core.engine import Link
+
 COLD_SECONDS = 0.05  # a receive that waited longer found its queue empty
+SERVED_SECONDS = 2.0  # a broker that says no to a first receive has said it by then
 DRAIN_SECONDS = 2.0  # a drained receive returns within a second; beyond this it is given up
 
 Arrived = Callable[[Sequence[Held]], None]
@@ -32,10 +36,10 @@ class Subscription:
     """
 
     def __init__(
-        self, queue: str, broker: Broker, options: ConsumeOptions, shift: Shift, slots: Slots, *, shares: bool
+        self, queue: str, link: Link, options: ConsumeOptions, shift: Shift, slots: Slots, *, shares: bool
     ) -> None:
         self.queue = queue
-        self._broker = broker
+        self.link = link
         self._options = options
         self._shift = shift
         self._slots = slots
@@ -47,10 +51,16 @@ class Subscription:
         self._idle.set()
         self._draining = False
         self._registered = False
+        self._why_gone = "connection lost"
         self._asking = False  # a receive is in flight
+        self._lost_on_the_way: dict[
+            int, Delivery
+        ] = {}  # by id(): told of before the receive that brings it has returned
         self.intake_over = asyncio.Event()
         self.registered_at: float | None = None
+        self.settled = False  # anything at all
         self.settler: Settler  # while registered
+        self._source: Source
         self.on_arrived: Arrived
         self.on_lost: Lost
         self.on_registered: Callable[[], None] = lambda: None
@@ -58,6 +68,21 @@ class Subscription:
     @property
     def draining(self) -> bool:
         return self._draining
+
+    @property
+    def serves(self) -> bool:
+        """Registered, and taking messages."""
+        return self._registered and not self._draining
+
+    @property
+    def registered_seconds(self) -> float:
+        """How long ago it was registered; 0 when it never was."""
+        return 0.0 if self.registered_at is None else self._shift.clock.monotonic() - self.registered_at
+
+    @property
+    def served(self) -> bool:
+        """Whether the broker lets us consume this queue: it took a settlement, or let us wait for something to settle."""
+        return self.settled or self.registered_seconds >= SERVED_SECONDS
 
     @property
     def refused(self) -> bool:
@@ -70,14 +95,18 @@ class Subscription:
     async def run(self) -> None:
         """Consume until drained. Cancelled (a hard stop), everything held is lost: it comes again."""
         try:
-            async with self._broker.consume(self.queue, self._options) as consumer:
+            async with self.link.broker.consume(self.queue, self._options) as consumer:
                 self._consumer = consumer
                 self.settler = Settler(self.queue, consumer, self._shift, self._answered)
+                self._source = Source(self.settler, self._shift, self._tally, self.link.broker)
                 self._register()
                 try:
                     await self._receive_and_settle(consumer)
                 finally:
                     self._lose_all("the subscription ended")
+        except (ConsumerCancelled, BrokerRefused) as error:
+            self._why_gone = str(error)
+            raise
         finally:
             self.intake_over.set()
             self._unregister()
@@ -95,7 +124,9 @@ class Subscription:
         """The adapter lost the lease of some deliveries; those alone are interrupted. On the loop's thread."""
         for delivery in deliveries:
             held = self._holding.get(id(delivery))
-            if held is not None and held.lost is None:
+            if held is None and self._asking:
+                self._lost_on_the_way[id(delivery)] = delivery
+            elif held is not None and held.lost is None:
                 self._tally.leases_lost += 1
                 self._shift.emit(LeaseLost(delivery=delivery, reason=reason))
                 self._lose(held, reason)
@@ -103,12 +134,14 @@ class Subscription:
     async def _receive_and_settle(self, consumer: Consumer) -> None:
         receiving = asyncio.create_task(self._receive(consumer), name=f"receive {self.queue}")
         settling = asyncio.create_task(self.settler.run(), name=f"settle {self.queue}")
+        watching = asyncio.create_task(consumer.watch(), name=f"watch {self.queue}")
         try:
-            await asyncio.wait({receiving, settling}, return_when=asyncio.FIRST_EXCEPTION)
+            await _both_done_or_one_failed({receiving, settling}, watching)
         finally:
+            watching.cancel()
             await self._end(consumer, receiving, settling)
-        for task in (receiving, settling):
-            if not task.cancelled() and (error := task.exception()) is not None:
+        for task in (watching, receiving, settling):
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
     async def _end(self, consumer: Consumer, receiving: asyncio.Task[None], settling: asyncio.Task[None]) -> None:
@@ -131,11 +164,11 @@ class Subscription:
             reserved = await self._reserve(most)
             if reserved is None:
                 break
-            asked = time.monotonic()
+            asked = self._shift.stopwatch()
             deliveries = await self._ask(consumer, reserved)
             if not deliveries:
                 break
-            hot = len(deliveries) == reserved and time.monotonic() - asked < COLD_SECONDS
+            hot = len(deliveries) == reserved and self._shift.stopwatch() - asked < COLD_SECONDS
             most = 1 if self._shares and not hot else None  # nothing that others could use waits for an empty queue
             self._take(deliveries)
         self.intake_over.set()
@@ -173,15 +206,19 @@ class Subscription:
 
     def _take(self, deliveries: Sequence[Delivery]) -> None:
         now = self._shift.clock.monotonic()
-        batch = [Held(delivery, self.settler, self._shift, now) for delivery in deliveries]
+        source, holding = self._source, self._holding
+        batch = [Held(delivery, source, now) for delivery in deliveries]
         for held in batch:
-            self._holding[id(held.delivery)] = held
+            holding[id(held.delivery)] = held
         self._idle.clear()
         tally = self._tally
         tally.received += len(batch)
         tally.in_flight += len(batch)
         tally.last_delivery_at = self._shift.clock.time()
         self.on_arrived(batch)
+        if self._lost_on_the_way:
+            early, self._lost_on_the_way = self._lost_on_the_way, {}
+            self.lost_elsewhere(tuple(early.values()), "lost on its way here")
 
     def _answered(self, held: Held, settlement: Settlement, answer: Settled) -> None:
         self._forget(held)
@@ -189,13 +226,16 @@ class Subscription:
         if held.lost is not None:  # meanwhile: counted and told then
             self._stale()
         elif answer is Settled.DONE and outcome is not None:
+            self.settled = True
             report.settled(held, outcome, settlement.outputs, self._tally)
             if self._shift.on_outcome is not None and held.message is not None:
                 self._shift.on_outcome(held.message, outcome)
         else:
             report.lost(held, f"{settlement.kind} came too late", self._tally)
             self._stale()
-        held.answered(answer)
+        if held.waited_for or (outcome is not None and outcome.dead_reason == "poison"):
+            held.answered(answer)
+        held.message = None  # which names it as its handle: what is done with is gone at once, without a collector
 
     def _stale(self) -> None:
         self._tally.stale += 1
@@ -231,6 +271,14 @@ class Subscription:
         self._registered = False  # a later subscription's registration is not this one's to take back
         self._tally.registered = False
         self._tally.unregistered_since = self._shift.clock.time()
-        self._tally.unregistered_why = "drained" if self._draining else "connection lost"
+        self._tally.unregistered_why = "drained" if self._draining else self._why_gone
         if not self._draining:
-            self._shift.emit(ConsumerLost(queue=self.queue, reason="connection lost"))
+            self._shift.emit(ConsumerLost(queue=self.queue, reason=self._why_gone))
+
+
+async def _both_done_or_one_failed(working: set[asyncio.Task[None]], watching: asyncio.Task[None]) -> None:
+    while working:
+        done, _ = await asyncio.wait({*working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if watching in done or any(task.cancelled() or task.exception() is not None for task in done):
+            return
+        working -= done

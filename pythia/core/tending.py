@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from pythia.core.events import HealthFailed, HealthRecovered
+from pythia.core.events import BrokerBlocked, BrokerUnblocked, HealthFailed, HealthRecovered
 from pythia.core.status import Check
 from pythia.errors import BrokerError
 
@@ -21,14 +21,38 @@ OFF_SECONDS = 5.0  # how often a switched-off measurement looks whether it was s
 async def pulse(life: Life) -> None:
     """Beat, for ever: whoever watches from outside sees a blocked loop by a heartbeat that grows old."""
     status, told = life.status, time.monotonic()
+    blocking = Blocking(life)
     while True:
         before = status.heartbeat = time.monotonic()
-        await asyncio.sleep(BEAT_SECONDS)
-        status.loop_lag = max(0.0, time.monotonic() - before - BEAT_SECONDS)
+        await asyncio.sleep(life.beat_seconds)
+        status.loop_lag = max(0.0, time.monotonic() - before - life.beat_seconds)
         status.settling_refused = life.engine is not None and life.engine.refused
+        blocking.look()
         if before - told > TELL_SECONDS:
             told = before
+            life.reloader.probation.look()
             life.on_second()
+
+
+class Blocking:
+    """Whether the broker takes anything from us (RabbitMQ's memory and disk alarms); each change is one event."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._since = 0.0  # monotonic
+        life.status.broker_blocked = None  # what an earlier run saw is over
+
+    def look(self) -> None:
+        """Ask the adapter, which knows without asking the server, and tell a change."""
+        status, now = self._life.status, time.monotonic()
+        before, why = status.broker_blocked, status.broker_stats().get("blocked")
+        status.broker_blocked = why
+        url = status.config.broker.display_url
+        if why is not None and before is None:
+            self._since = now
+            self._life.emit(BrokerBlocked(url=url, error=why))
+        elif why is None and before is not None:
+            self._life.emit(BrokerUnblocked(url=url, downtime_seconds=round(now - self._since, 3)))
 
 
 async def check_health(life: Life) -> None:

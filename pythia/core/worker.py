@@ -13,7 +13,7 @@ import structlog
 
 from pythia.config import WorkerConfig
 from pythia.core.calling import default
-from pythia.core.context import current_say
+from pythia.core.context import current
 from pythia.core.life import Life, inside
 from pythia.core.lifecycle import LifecycleManager
 from pythia.core.metrics import Metrics
@@ -92,17 +92,22 @@ class Worker:
         return True
 
     async def reload_config(self) -> None:
-        """On SIGUSR1: read the same sources again, validate, apply what can be applied.
+        """On SIGUSR1, SIGHUP, ``pythia reload``: read the same sources again, and apply all that changed, or nothing.
+
+        Override it to read something else: what is then assigned to ``self.config`` is applied as a whole when this returns,
+        and not at all if it raises.
 
         Raises:
-            ConfigError: the new configuration cannot be used; nothing changed.
+            ConfigError: the new configuration cannot be used, or only by a restart. BrokerError: where it leads to cannot be
+                reached. Nothing changed.
         """
         old = self.config
-        self.config = old.reload()
-        await self._apply_config_changes(old, self.config)
+        if await self._pythia_life.reloader.apply(old.reload()):
+            await self._apply_config_changes(old, self.config)
 
     async def _apply_config_changes(self, old: WorkerConfig, new: WorkerConfig) -> None:
-        """After a reload was applied."""
+        """After a reload was applied; if this raises it is rolled back. Called again, the other way round, when a reload
+        that it was told of is rolled back."""
 
     @default
     async def on_outcome(self, message: Message[Any], outcome: Outcome) -> None:
@@ -158,9 +163,9 @@ class Worker:
             PublishError: refused, or in doubt. BrokerUnavailable: not connected.
         """
         options["delay"] = delay
-        say, life = current_say.get(), self._pythia_life
-        if say is not None and inside.get() is life:  # else it is the handler of another worker
-            return await say(queue, body, options)
+        handled, life = current.get(), self._pythia_life
+        if handled is not None and inside.get() is life:  # else it is the handler of another worker
+            return await handled.say(queue, body, options)
         shift = life.shift
         if shift is None:
             raise BrokerUnavailable(f"worker {self.name} is not connected: it publishes from on_startup to on_shutdown")

@@ -7,12 +7,14 @@ connection is closed after ``LIFE_SECONDS``, and the oldest gives way when there
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from typing import Any
 
 from aiohttp import web
 
@@ -26,20 +28,22 @@ LIFE_SECONDS = 60.0
 MOST_CONNECTIONS = 128
 _SWEEP_SECONDS = 5.0
 _STOP_SECONDS = 2.0
+_SILENCE_SECONDS = 60.0
+_SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _REST = 10  # a rendering is served again for this many times as long as it took
 
 
-class HttpServer:
-    """Serves one worker's routes from ``start`` to ``stop``; both may be called twice, and ``stop`` before ``start``.
+class AppServer:
+    """Serves an application from ``start`` to ``stop``; both may be called twice, and ``stop`` before ``start``.
 
-    ``emit`` hears, from the server's thread, of metrics that cannot be exported and of defects in a route.
+    The application is made on the server's thread, from which ``emit`` hears of what the server cannot do.
     """
 
-    def __init__(self, host: str, port: int, *, status: Status, control: Control, emit: Observer) -> None:
+    def __init__(self, host: str, port: int, make_app: Callable[[], web.Application], emit: Observer) -> None:
         self._host = host
         self._port = port
-        rendering = _Rendering(WorkerCollector(status, notice=lambda text: emit(Notice(detail=text))))
-        self._make_app: Callable[[], web.Application] = lambda: make_app(status, control, rendering, emit)
+        self._make_app = make_app
+        self._complaints = _Complaints(emit)
         self._thread: threading.Thread | None = None
         self._bound: Future[int] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -81,6 +85,7 @@ class HttpServer:
                     self._bound.set_exception(error)
 
     async def _serve(self) -> None:
+        asyncio.get_running_loop().set_exception_handler(self._complaints)
         runner = web.AppRunner(self._make_app(), access_log=None, shutdown_timeout=_STOP_SECONDS)
         await runner.setup()
         try:
@@ -99,6 +104,15 @@ class HttpServer:
                 doorman.sweep(time.monotonic())
         finally:
             listener.close()
+
+
+class HttpServer(AppServer):
+    """Serves one worker's routes. ``emit`` hears, from the server's thread, of metrics that cannot be exported and of
+    defects in a route."""
+
+    def __init__(self, host: str, port: int, *, status: Status, control: Control, emit: Observer) -> None:
+        rendering = _Rendering(WorkerCollector(status, notice=lambda text: emit(Notice(detail=text))))
+        super().__init__(host, port, lambda: make_app(status, control, rendering, emit), emit)
 
 
 class _Connection(web.RequestHandler):
@@ -168,6 +182,23 @@ class _Doorman:
                 connection.force_close()
             elif now - since >= LIFE_SECONDS:
                 connection.close()
+
+
+class _Complaints:
+    """What the loop cannot do. Out of file descriptors it says so for every connection, a hundred times a second: once a
+    minute is enough."""
+
+    def __init__(self, emit: Observer) -> None:
+        self._emit = emit
+        self._silent_until = 0.0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in _SCARCE:
+            loop.default_exception_handler(context)
+        elif time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + _SILENCE_SECONDS
+            self._emit(Notice(detail=f"the probes take no connection just now: {error.strerror}"))
 
 
 class _Rendering:

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -26,11 +25,6 @@ T = TypeVar("T")
 def version() -> str:
     """Pythia's own; the package root is there whenever a module of it is."""
     return str(vars(sys.modules["pythia"])["__version__"])
-
-
-def rfc3339(epoch: float) -> str:
-    """Seconds since the epoch as RFC 3339 in UTC, with milliseconds."""
-    return datetime.fromtimestamp(epoch, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def broker_url(status: Status) -> str:

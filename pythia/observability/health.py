@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pythia.core.state import WorkerState
 from pythia.core.status import Check, Status
 from pythia.core.tally import QueueTally
+from pythia.message import rfc3339
 from pythia.observability import facts
 
 HEARTBEAT_LIMIT_SECONDS = 60.0
@@ -24,6 +25,7 @@ Code = Literal[
     "waiting_for_broker",
     "reconnecting",
     "consumer_missing",
+    "broker_blocked",
     "paused",
     "draining",
     "stopped",
@@ -109,7 +111,7 @@ def health(status: Status) -> dict[str, Any]:
         "messages": facts.messages(status),
         "config": {
             "generation": tally.generation,
-            "loaded_at": facts.rfc3339(tally.config_loaded_at),
+            "loaded_at": rfc3339(tally.config_loaded_at),
             "last_reload": _last_reload(status),
         },
         "processes": None,
@@ -167,10 +169,18 @@ def _intake(status: Status) -> Iterator[Reason]:
         yield Reason(code="paused")
     if not status.connection.connected:
         yield Reason(code="reconnecting", detail=status.connection.error)
-    elif not status.tally.queues:
+        return
+    if status.broker_blocked is not None:
+        yield Reason(code="broker_blocked", detail=status.broker_blocked)
+    if not status.tally.queues:
         yield Reason(code="consumer_missing", detail="nothing is consumed yet")
     elif not status.paused:
-        yield from (_missing(queue) for queue in list(status.tally.queues.values()) if not queue.registered)
+        yield from (_missing(queue) for queue in _consumed(status) if queue.consumed and not queue.registered)
+
+
+def _consumed(status: Status) -> list[QueueTally]:
+    """Those that a reload took away are counted on, and are nobody's concern."""
+    return [queue for queue in list(status.tally.queues.values()) if queue.consumed or queue.in_flight]
 
 
 def _missing(queue: QueueTally) -> Reason:
@@ -210,7 +220,7 @@ def _broker(status: Status) -> dict[str, Any]:
         "url": facts.broker_url(status),
         "server_version": None if capabilities is None else capabilities.server_version,
         "connected": connection.connected,
-        "since": facts.rfc3339(connection.since),
+        "since": rfc3339(connection.since),
         "error": connection.error,
     }
 
@@ -225,10 +235,10 @@ def _consumers(status: Status) -> list[dict[str, Any]]:
             "registered": queue.registered,
             "in_flight": queue.in_flight,
             "buffered": queue.buffered,
-            "last_delivery_at": None if queue.last_delivery_at is None else facts.rfc3339(queue.last_delivery_at),
+            "last_delivery_at": None if queue.last_delivery_at is None else rfc3339(queue.last_delivery_at),
             "oldest_in_flight_seconds": round(oldest[queue.queue], 3) if queue.queue in oldest else None,
         }
-        for queue in list(status.tally.queues.values())
+        for queue in _consumed(status)
     ]
 
 
@@ -236,7 +246,7 @@ def _check(check: Check) -> dict[str, Any]:
     return {
         "name": check.name,
         "ok": check.ok,
-        "at": facts.rfc3339(check.at),
+        "at": rfc3339(check.at),
         "seconds": round(check.seconds, 6),
         "error": check.error,
     }
@@ -244,4 +254,4 @@ def _check(check: Check) -> dict[str, Any]:
 
 def _last_reload(status: Status) -> dict[str, Any] | None:
     last = status.tally.last_reload
-    return None if last is None else {"at": facts.rfc3339(last[0]), "result": last[1], "detail": last[2]}
+    return None if last is None else {"at": rfc3339(last[0]), "result": last[1], "detail": last[2]}

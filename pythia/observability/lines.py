@@ -19,6 +19,7 @@ from typing import Any
 from uuid import UUID
 
 from pythia.config.urls import redact_url
+from pythia.errors import BrokerError
 
 Fields = dict[str, Any]
 Render = Callable[[Fields], str]
@@ -77,9 +78,14 @@ def console_line(fields: Fields, *, colours: bool) -> str:
     words += [
         f"{paint(_escaped(key), 'key')}={_console_value(value)}"
         for key, value in fields.items()
-        if key not in _ELSEWHERE and value is not None
+        if key not in _ELSEWHERE and value is not None and not _is_said(key, value, sentence)
     ]
     return " ".join(words) + _indented(fields.get("error.stack"))
+
+
+def _is_said(key: str, value: object, sentence: object) -> bool:
+    """Whether the sentence for people has a field's text already."""
+    return key == "detail" and str(value) in str(sentence)
 
 
 def _with_errors(fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -103,7 +109,10 @@ def _raised(exc_info: object) -> BaseException | None:
 def _error_fields(error: BaseException) -> Fields:
     cls = type(error)
     name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-    return {"error.type": name, "error.message": _text_of(error), "error.stack": _stack_of(error)}
+    fields = {"error.type": name, "error.message": _text_of(error)}
+    if isinstance(error, BrokerError):  # its sentence is the whole story; the stack is our own
+        return fields
+    return {**fields, "error.stack": _stack_of(error)}
 
 
 def _stack_of(error: BaseException) -> str:

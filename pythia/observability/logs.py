@@ -24,7 +24,8 @@ from typing import Any, BinaryIO, Literal, Protocol, TextIO, cast
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from pythia.core.context import current_delivery, trace_id
+from pythia.brokers import DRIVER_LOGGERS
+from pythia.core.context import current, trace_id
 from pythia.core.events import DeliveryEvent, Event
 from pythia.message import Delivery
 from pythia.observability.lines import TEXT_CHARACTERS, Fields, Render, arrange, console_line, json_line
@@ -110,7 +111,7 @@ class LogObserver:
         self._log = logger_for(worker_name, worker_id)
         self._clock = clock
         self._windows: dict[tuple[type[Event], str], _Window] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may tell something while its own thread is in here
 
     def __call__(self, event: Event) -> None:
         now = self._clock()
@@ -137,9 +138,9 @@ class LogObserver:
 
     def _over(self, now: float) -> list[tuple[type[Event], str, int]]:
         """Close the windows that are over by ``now``; what each held back."""
-        over = [key for key, window in self._windows.items() if now - window.began >= 1]
-        closed = [(*key, self._windows.pop(key).seen - MOST_A_SECOND) for key in over]
-        return [row for row in closed if row[2] > 0]
+        over = [(key, window) for key, window in tuple(self._windows.items()) if now - window.began >= 1]
+        ours = [(key, window) for key, window in over if self._windows.pop(key, None) is window]
+        return [(*key, window.seen - MOST_A_SECOND) for key, window in ours if window.seen > MOST_A_SECOND]
 
     def _tell(self, rows: list[tuple[type[Event], str, int]]) -> None:
         for cls, queue, count in rows:
@@ -259,7 +260,8 @@ def _colours(*, terminal: bool) -> bool:
 
 
 def _in_hand() -> Fields:
-    delivery = current_delivery.get()
+    handled = current.get()
+    delivery = None if handled is None else handled.delivery
     return {} if delivery is None else about(delivery)
 
 
@@ -298,6 +300,13 @@ class _Bridge(logging.Handler):
         _OUTPUT.write(_OUTPUT.line(_level_name(record.levelno), fields))
 
 
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    """What a broker's driver warns of we tell ourselves (``broker.lost``, ``consumer.lost``), and some of its lines quote whole
+    messages: it is heard only if the user gave its logger a level."""
+    driver = record.name.partition(".")[0]
+    return driver not in DRIVER_LOGGERS or any(logging.getLogger(name).level for name in (driver, record.name))
+
+
 def _level_name(number: int) -> Literal["debug", "info", "warning", "error", "critical"]:
     if number >= logging.CRITICAL:
         return "critical"
@@ -311,3 +320,4 @@ def _level_name(number: int) -> Literal["debug", "info", "warning", "error", "cr
 _OUTPUT = _Output()
 _PROCESSORS = [_process]
 _BRIDGE = _Bridge()
+_BRIDGE.addFilter(_worth_a_line)

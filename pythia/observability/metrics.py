@@ -61,14 +61,15 @@ def render(collectors: Sequence[WorkerCollector], accept: str = "") -> tuple[byt
 
     With it come the process's own metrics, and whatever the user registered with prometheus_client itself.
     """
-    exposition = _gathered(collectors)
+    exposition = gathered(collectors)
     if wants_openmetrics(accept):
         body: bytes = openmetrics.generate_latest(exposition)  # type: ignore[no-untyped-call]  # it is not annotated
         return body, openmetrics.CONTENT_TYPE_LATEST
     return generate_latest(exposition), CONTENT_TYPE_PLAIN_0_0_4
 
 
-def _gathered(collectors: Sequence[WorkerCollector]) -> Exposition:
+def gathered(collectors: Sequence[WorkerCollector]) -> Exposition:
+    """Every family, once: Pythia's, the process's, the users'."""
     exposition = Exposition()
     for family in chain.from_iterable(collector.ours() for collector in collectors):
         exposition.add(family, "pythia")
@@ -120,7 +121,6 @@ def _messages(rows: Sequence[_Row]) -> Iterator[Metric]:
     for name, text, read in (
         ("messages_in_flight", "Messages handed to us and not settled.", lambda queue: queue.in_flight),
         ("messages_buffered", "Of those in flight, how many wait for a handler.", lambda queue: queue.buffered),
-        ("consumer_up", "1 while the queue's consumer is registered with the broker.", lambda queue: queue.registered),
         (
             "conservation_residual",
             "Received less everything that became of it; other than 0 is a defect.",
@@ -128,6 +128,9 @@ def _messages(rows: Sequence[_Row]) -> Iterator[Metric]:
         ),
     ):
         yield _each(gauge, name, text, rows, read)
+    consumed = [(labels, queue) for labels, queue in rows if queue.consumed]
+    text = "1 while the queue's consumer is registered with the broker."
+    yield _each(gauge, "consumer_up", text, consumed, lambda queue: queue.registered)
 
 
 def _each(
@@ -202,6 +205,7 @@ def _state(status: Status, labels: dict[str, str]) -> Iterator[Metric]:
         ),
         (gauge, "paused", "1 while intake is paused.", status.paused),
         (gauge, "broker_connected", "1 while connected to the broker.", status.connection.connected),
+        (gauge, "broker_blocked", "1 while the broker takes nothing from us.", status.broker_blocked is not None),
         (counter, "reconnects_total", "Connections to the broker after the first.", tally.reconnects),
         (counter, "lease_renewals_total", "Leases renewed.", renewals),
         (gauge, "event_loop_lag_seconds", "How late the event loop's last turn was, or is.", lag),

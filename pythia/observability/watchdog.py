@@ -31,7 +31,8 @@ class Watchdog:
     """Sets ``status.blocked`` while the loop stands still, and emits ``LoopBlocked`` after 1, 10, 30, 60 s and each minute.
 
     ``stepping`` gives the delivery whose handler the loop is in just now, None if it is in none; it is called from this
-    thread. ``start`` and ``stop`` may be called twice, and ``stop`` before ``start``.
+    thread. ``on_look`` is called after each look, from this thread too, and must not block: what has to go on while the loop
+    stands still. ``start`` and ``stop`` may be called twice, and ``stop`` before ``start``.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class Watchdog:
         loop_thread_id: int,
         stepping: Callable[[], Delivery | None],
         *,
+        on_look: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._status = status
         self._emit = emit
+        self._on_look = on_look
         self._loop_thread_id = loop_thread_id
         self._stepping = stepping
         self._clock = clock
@@ -96,6 +99,7 @@ class Watchdog:
     def _run(self) -> None:
         while not self._stopping.wait(LOOK_EVERY_SECONDS):
             self.look()
+            self._on_look()
 
 
 def _due(told: int) -> float:

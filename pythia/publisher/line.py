@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pythia.broker import Broker
 from pythia.brokers import open_broker
 from pythia.config import WorkerConfig
-from pythia.core.publishing import confirm
-from pythia.errors import BrokerUnavailable, LifecycleError, PublishError, Seconds, Unsupported, seconds
+from pythia.core.publishing import check_able, confirm
+from pythia.errors import BrokerUnavailable, LifecycleError, PublishError, Seconds, seconds
 from pythia.message import Envelope
 
 
@@ -50,14 +50,16 @@ class Line:
     ) -> None:
         """Publish ``flight`` and return once every message is confirmed; errors as in ``Publisher.publish``."""
         wait, limit = seconds(0 if delay is None else delay), seconds(timeout)
-        self._check_able(wait, exchange)
+        if not 0 <= wait < math.inf:
+            raise ValueError(f"delay is a number of seconds, 0 or more, not {wait}")
+        check_able(self._broker.capabilities, delay=wait, exchange=exchange)
         sending = False
         try:
             async with asyncio.timeout(limit) as scope:
                 await self._ready()
                 sending = True
                 with self._noticing_loss():
-                    await confirm(self._broker, queue, flight, delay=wait)
+                    await confirm(self._broker, queue, flight, delay=wait, exchange=exchange)
         except TimeoutError as error:
             if not scope.expired():
                 raise
@@ -81,24 +83,13 @@ class Line:
             self._connected = False
             raise
 
-    def _check_able(self, delay: float, exchange: str) -> None:
-        able = self._broker.capabilities
-        if exchange:
-            raise Unsupported(
-                f"{able.name} knows no exchanges (RabbitMQ does): cannot publish to exchange {exchange!r}"
-            )
-        if not 0 <= delay < math.inf:
-            raise ValueError(f"delay is a number of seconds, 0 or more, not {delay}")
-        if delay and not able.delay:
-            raise Unsupported(f"{able.name} cannot delay a message (sqlite, RabbitMQ and Redis streams can)")
-
 
 def open_from(broker_url: str | None, config: WorkerConfig | None) -> Broker:
     """The broker of ``broker_url``, else of ``config``, else of the configuration in force; not connected yet."""
     if broker_url is not None:
-        return open_broker(broker_url)
-    broker = (WorkerConfig() if config is None else config).broker
-    return open_broker(broker.url.get_secret_value(), connect_timeout=broker.connect_timeout_seconds)
+        return open_broker(broker_url, config=config)
+    config = WorkerConfig() if config is None else config
+    return open_broker(config.broker.url.get_secret_value(), config=config)
 
 
 def too_slow(queue: str, flight: Sequence[Envelope], limit: float, *, sending: bool) -> Exception:

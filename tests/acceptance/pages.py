@@ -16,9 +16,13 @@ What happens to a block is said by its language and, where that is not enough, b
                     it prints; at the end of the page it gets SIGTERM and must end with 0
     serve prints T  the same, ready once it prints T
 
+What a page writes for a server that everybody may have (``SERVERS``) stands for the tests' own; a block that names a server
+that there is none of here is left out.
+
 Lines of ``git clone`` and the ``cd`` into the clone, ``./dev COMMAND`` and ``pip install`` are checked, not carried out:
 the clone is where the tests run, ``dev`` must have the command, and what is installed must be this project, with extras
-that it has.
+that it has. So are lines of what commands a machine (``OPERATORS``): the files of ours that they name must be there, and so
+must the service of docker-compose.yml and the command of Pythia's in it.
 """
 
 from __future__ import annotations
@@ -35,11 +39,13 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import NoReturn, Self
+
+import yaml
 
 SHELLS = {"bash", "sh", "console"}
 KINDS = {
@@ -52,6 +58,10 @@ KINDS = {
     "text": ("output", "file"),
     "mermaid": ("output",),
 }
+SERVERS = {"amqp://guest:guest@localhost/": "rabbitmq", "redis://localhost/0": "redis"}
+OPERATORS = {"docker", "kubectl", "systemctl", "journalctl"}
+PLACES = ("config/", "docs/", "tests/")
+ROOT = Path(__file__).resolve().parents[2]
 BLOCK_SECONDS, READY_SECONDS, STOP_SECONDS = 120, 30, 40
 
 _FENCE = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[^\s`]*)")
@@ -233,14 +243,23 @@ class Server:
 class Reader:
     """Does what a page says. Leaving the context stops what the page started; how that ended is part of the check.
 
-    ``commands`` are those of ``./dev``, ``extras`` those of the project ``project``.
+    ``commands`` are those of ``./dev``, ``extras`` those of the project ``project``; ``servers`` has the URL of each server that
+    there is, by its name.
     """
 
-    def __init__(self, folder: Path, *, commands: Collection[str], project: str, extras: Collection[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        commands: Collection[str],
+        project: str,
+        extras: Collection[str],
+        servers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._folder, self._behind = folder / "page", folder / "behind"
         self._folder.mkdir()
         self._behind.mkdir()
-        self._commands, self._project, self._extras = commands, project, extras
+        self._commands, self._project, self._extras, self._urls = commands, project, extras, servers
         self._state = self._behind / "state.sh"
         self._state.write_text(f"cd {shlex.quote(str(self._folder))}\n")
         self._env = {
@@ -266,6 +285,11 @@ class Reader:
 
     def do(self, block: Block) -> None:
         """Carry out one block; raises PageError when it does not do what the page says."""
+        for url, server in SERVERS.items():
+            if url in block.text:
+                if server not in self._urls:
+                    return
+                block = replace(block, text=block.text.replace(url, self._urls[server]))
         match block.language, block.kind:
             case _, "file":
                 self._write(block)
@@ -348,6 +372,8 @@ class Reader:
                 self._check_dev(block, words)
             elif "install" in words[:4] and "pip" in words[:3]:
                 self._check_install(block, words[words.index("install") + 1 :])
+            elif words and words[0] in OPERATORS:
+                check_operator(block, words)
             elif words != ["cd", clone]:
                 kept.append(line)
         return kept
@@ -362,6 +388,19 @@ class Reader:
             unknown = {extra for extra in extras.split(",") if extra} - set(self._extras)
             if name not in {self._project, "."} or unknown:
                 block.fail(f"{word!r} is not {self._project} with extras out of: {', '.join(sorted(self._extras))}")
+
+
+def check_operator(block: Block, words: list[str]) -> None:
+    """Refuse a line for an operator that names a file, a service or a command that there is not."""
+    if missing := [word for word in words if word.startswith(PLACES) and not (ROOT / word).exists()]:
+        block.fail(f"there is no {missing[0]}")
+    if words[:3] != ["docker", "compose", "exec"]:
+        return
+    service, program, command, *_ = [*words[3:], "", ""]
+    if service not in yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]:
+        block.fail(f"docker-compose.yml has no service {service!r}")
+    if program == "pythia" and not (ROOT / "pythia" / "cli" / f"{command}.py").exists():
+        block.fail(f"pythia has no command {command!r}")
 
 
 def prompted(text: str) -> str:

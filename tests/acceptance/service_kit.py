@@ -174,7 +174,7 @@ class Place:
         self, *arguments: str, target: str = "app:App", default_port: bool = False, **environment: str
     ) -> Service:
         """``pythia run``; without probes unless ``--port`` is among the arguments, or ``default_port``."""
-        command = [*PYTHIA, "run", target, "-b", self.url, "--log-format", "json", *arguments]
+        command = [*PYTHIA, "run", *target.split(), "-b", self.url, "--log-format", "json", *arguments]
         if not default_port and not {"--port", "--no-http"} & set(arguments):
             command.append("--no-http")
         process = subprocess.Popen(

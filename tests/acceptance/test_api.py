@@ -27,18 +27,20 @@ from pythia.core.retry import RetryPolicy
 from pythia.core.worker import Worker
 from pythia.message import Message
 from pythia.publisher import Publisher, SyncPublisher
+from pythia.supervisor import Supervisor
 from pythia.utils import testing
 
 # -- 1. Names ---------------------------------------------------------------------------------------------------------
 
 ROOT = [
     *("Worker", "Message", "WorkerConfig", "WorkerState", "RetryPolicy", "handler"),
-    *("Retry", "Defer", "Reject", "Drop", "Publisher", "SyncPublisher", "PythiaError"),
+    *("Retry", "Defer", "Reject", "Drop", "Publisher", "SyncPublisher", "Supervisor", "PythiaError"),
 ]
 PLACES = {
     "pythia.core": ["Worker"],
     "pythia.core.lifecycle": ["LifecycleManager", "WorkerState"],
     "pythia.config": ["WorkerConfig"],
+    "pythia.supervisor": ["Supervisor", "Server"],
     "pythia.utils.testing": ["WorkerTestCase", "WorkerHarness", "make_message"],
 }
 
@@ -135,6 +137,16 @@ SIGNATURES: dict[type, dict[str, str]] = {
         "publish_many": "(self, queue, bodies, *, delay=None, **common)",
         "ping": "(self)",
         "__enter__": "(self)",
+    },
+    Supervisor: {
+        "__init__": "(self, name='supervisor', *, drain_timeout_seconds=25)",
+        "add": "(self, worker, processes=1, config=None)",
+        "add_worker": "(self, worker)",
+        "run": "(self)",
+        "run_forever": "(self)",
+        "start": "(self)",
+        "stop": "(self)",
+        "join_all": "(self, timeout=None)",
     },
     Metrics: {
         "counter": "(self, name, help='', labels=())",

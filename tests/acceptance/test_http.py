@@ -9,17 +9,20 @@ import json
 import socket
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pythia.config import WorkerConfig
+from pythia.config import WorkerConfig, plan
 from pythia.core.events import Notice, TaskFailed
 from pythia.core.metrics import Metrics
+from pythia.core.reloading import Reloaded
 from pythia.core.state import WorkerState
 from pythia.core.status import Connection, Status
 from pythia.core.tally import Tally
 from pythia.errors import LifecycleError
+from pythia.http import app as app_module
 from pythia.http import server as server_module
 from pythia.http.server import HttpServer
 from pythia.message import Delivery, Envelope
@@ -33,12 +36,24 @@ class Control:
     def __init__(self):
         self.calls = []
         self.error = None
+        self.reloaded = None
 
     def pause(self):
         self._do("pause")
 
     def resume(self):
         self._do("resume")
+
+    def reload(self):
+        self._do("reload")
+        answer = Future()
+        if self.reloaded is not None:
+            answer.set_result(self.reloaded)
+        return answer
+
+    def planned(self):
+        self._do("planned")
+        return self.reloaded
 
     def _do(self, what):
         if self.error is not None:
@@ -200,6 +215,41 @@ def test_what_the_worker_refuses_is_409_in_its_own_words(served):
 # Who may
 
 
+def reloaded(result, cause=None):
+    before, after = WorkerConfig(), WorkerConfig(concurrency=20, broker={"url": "redis://:hunter2@r/"})
+    return Reloaded(result=result, generation=3, plan=plan(before, after), cause=cause)
+
+
+CHANGES = [
+    {"key": "concurrency", "old": "10", "new": "20", "class": "hot"},
+    {"key": "broker.url", "old": '"sqlite:///pythia.db"', "new": '"redis://:***@r/"', "class": "reconnect"},
+]
+
+
+@pytest.mark.parametrize(("result", "code"), [("applied", 200), ("refused", 409), ("rolled_back", 409)])
+def test_a_reload_answers_with_what_came_of_it_and_no_secret(served, result, code):
+    served.control.reloaded = reloaded(result, None if result == "applied" else "because")
+    cause = served.control.reloaded.cause
+    answer = {"result": result, "generation": 3, "cause": cause, "changes": CHANGES}
+    assert served.json("POST", "/reload") == (code, answer)
+    assert served.control.calls == ["reload"]
+
+
+def test_a_plan_is_asked_for_and_nothing_is_reloaded(served):
+    served.control.reloaded = reloaded("applied")
+    assert served.json("POST", "/reload?plan=1")[0] == 200
+    served.control.reloaded = reloaded("refused", "because")
+    assert served.json("POST", "/reload?plan=1")[0] == 409
+    assert served.control.calls == ["planned", "planned"]
+
+
+def test_a_reload_that_takes_its_time_goes_on_without_the_caller(served, monkeypatch):
+    monkeypatch.setattr(app_module, "RELOAD_SECONDS", 0.01)
+    code, answer = served.json("POST", "/reload")
+    assert code == 202
+    assert "goes on" in answer["error"]
+
+
 def test_with_a_token_admin_routes_want_it_and_the_others_do_not(serve):
     served = serve(http={"admin_token": TOKEN})
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic x"}, {"Authorization": "Bearer"}):
@@ -243,7 +293,7 @@ def test_without_a_token_only_this_machine_may_and_no_web_page_in_its_name(serve
 def test_without_a_token_a_caller_from_another_machine_may_not(serve, monkeypatch):
     monkeypatch.setattr("aiohttp.web_request.BaseRequest.remote", "192.0.2.7")
     served = serve()
-    for method, path in (("POST", "/pause"), ("POST", "/resume"), ("GET", "/config")):
+    for method, path in (("POST", "/pause"), ("POST", "/resume"), ("POST", "/reload"), ("GET", "/config")):
         assert served.json(method, path)[0] == 403
     assert served.json("GET", "/readyz")[0] == 200
     assert served.control.calls == []
@@ -290,7 +340,7 @@ def test_the_wrong_method_is_405_and_names_the_right_one(served, method, path, a
 def test_the_index_names_every_route(served):
     response, body = served.ask("GET", "/")
     assert response.getheader("Content-Type").startswith("text/plain")
-    for route in ("/livez", "/readyz", "/startupz", "/health", "/metrics", "/config", "/pause", "/resume"):
+    for route in ("/livez", "/readyz", "/startupz", "/health", "/metrics", "/config", "/pause", "/resume", "/reload"):
         assert route in body.decode()
 
 

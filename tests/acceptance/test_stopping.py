@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from pathlib import Path
 
-from tests.acceptance.service_kit import Place, until
+from tests.acceptance.service_kit import PYTHIA, Place, until
 
 SLOW = """
 import asyncio, os
@@ -44,6 +45,10 @@ class App(Worker):
                 await asyncio.sleep(3600)
             case "block":
                 time.sleep(3600)
+
+            case "talk":
+                for _ in range(100):
+                    print("." * 10_000, flush=True)
 
 class Threaded(Worker):
     def process_message(self, message):
@@ -96,6 +101,17 @@ def test_a_handler_that_blocks_the_loop_for_ever_ends_with_the_process(tmp_path:
         assert service.events("drain.released")[0]["message_ids"] == ids
     with place.running():
         until(lambda: place.rows("SELECT deliveries, attempt FROM messages") == [(2, 1)], "delivered again, uncounted")
+
+
+def test_a_log_that_nobody_reads_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    place = Place(tmp_path, ENDLESS)
+    place.publish("default", ["talk"])
+    command = [*PYTHIA, "run", "app:App", "-b", place.url, "--no-http"]
+    environment = place.environment | {"PYTHIA_DRAIN_TIMEOUT_SECONDS": "2"}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE) as process:
+        until(lambda: place.depth()["in_flight"] == 1, "in flight")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 75
 
 
 def test_a_thread_that_never_returns_ends_with_the_process(tmp_path: Path) -> None:

@@ -1,116 +1,47 @@
-"""What the suite needs to know of a broker beyond its contract: a second process, a kill, a full disk, and the time."""
+"""What the suite needs to know of a broker beyond its contract: a second process, a kill, a full disk, and the time.
+
+Time is virtual where the broker takes a clock: then a test asserts that nothing comes a moment too early. A real server
+has its own: there a test waits for what it expects, and asserts how early it came and no more.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import pytest
 
-from pythia.broker import Broker, ConsumeOptions, Consumer, Failure, Published, Settled, Settlement
-from pythia.brokers.memory import MemoryBroker
-from pythia.brokers.sqlite import SqliteBroker, SqliteClock
-from pythia.clock import VirtualClock
+from pythia.broker import Broker, ConsumeOptions, Consumer, Failure, QueueDepth, Settled, Settlement
+from pythia.clock import Clock
 from pythia.message import Delivery, Envelope, new_id
 
 T = TypeVar("T")
 
-LEASE = 30.0
-DEADLINE = 10.0  # real seconds after which a test that waits has failed
+LEASE = 30.0  # where no test waits for its end
+DEADLINE = 20.0  # real seconds after which a test that waits has failed
 
 
 class Rig(Protocol):
-    """One broker under test. ``another`` is what a second process would open; ``crash`` is what killing one does."""
+    """One broker under test. ``another`` is what a second process would open; ``crash`` is what killing one does.
 
+    ``delay`` and ``lease`` are seconds that a test may ``advance`` through; ``grain`` is how exactly the broker counts them.
+    """
+
+    name: str
     broker: Broker
-    clock: VirtualClock
+    clock: Clock
+    virtual: bool
+    delay: float
+    lease: float
+    grain: float
 
     async def another(self) -> Broker: ...
     async def crash(self, broker: Broker) -> None: ...
     async def advance(self, seconds: float) -> None: ...
     def refusing(self) -> contextlib.AbstractAsyncContextManager[None]: ...
     async def close(self) -> None: ...
-
-
-class MemoryRig:
-    def __init__(self) -> None:
-        self.clock = VirtualClock()
-        self.broker = MemoryBroker(clock=self.clock)
-        self._brokers = [self.broker]
-
-    async def another(self) -> Broker:
-        broker = MemoryBroker(clock=self.clock, store=self.broker.store)
-        await broker.connect()
-        self._brokers.append(broker)
-        return broker
-
-    async def crash(self, broker: Broker) -> None:
-        assert isinstance(broker, MemoryBroker)
-        broker.crash(at_once=False)
-
-    async def advance(self, seconds: float) -> None:
-        await self.clock.advance(seconds)
-
-    @contextlib.asynccontextmanager
-    async def refusing(self) -> AsyncIterator[None]:
-        faults = self.broker.faults
-        faults.settle, faults.publish = lambda _: Settled.REFUSED, lambda _queue, _envelope: Published.REFUSED
-        yield
-        faults.settle = faults.publish = None
-
-    async def close(self) -> None:
-        for broker in self._brokers:
-            await broker.close()
-
-
-class SqliteRig:
-    def __init__(self, path: Path) -> None:
-        self.clock = VirtualClock()
-        self._path = path
-        self.broker = self._make()
-        self._alive = [self.broker]
-
-    def _make(self) -> SqliteBroker:
-        return SqliteBroker(self._path, clock=SqliteClock.injected(self.clock))
-
-    async def another(self) -> Broker:
-        broker = self._make()
-        await broker.connect()
-        self._alive.append(broker)
-        return broker
-
-    async def crash(self, broker: Broker) -> None:
-        """Let the thread end without giving anything back."""
-        assert isinstance(broker, SqliteBroker)
-        writer = broker.writer()
-        await writer.write(lambda _store: writer._holders.clear())
-        await writer.stop()
-        self._alive.remove(broker)
-
-    async def advance(self, seconds: float) -> None:
-        """In steps in which every living process comes to renew its leases, as it would in real time."""
-        while seconds > 0:
-            await self.clock.advance(min(seconds, LEASE / 6))
-            seconds -= LEASE / 6
-            for broker in self._alive:
-                await broker.writer().write(lambda _store: None)
-
-    @contextlib.asynccontextmanager
-    async def refusing(self) -> AsyncIterator[None]:
-        """A file that cannot be written for a while; full or read-only makes no difference."""
-        await self._query_only("ON")
-        yield
-        await self._query_only("OFF")
-
-    async def _query_only(self, switch: str) -> None:
-        await self.broker.writer().read(lambda store: store.connection.execute(f"PRAGMA query_only={switch}"))
-
-    async def close(self) -> None:
-        for broker in self._alive:
-            await broker.close()
 
 
 def requires(broker: Broker, *names: str) -> None:
@@ -152,11 +83,12 @@ async def soon(wanted: Awaitable[T]) -> T:
         return await wanted
 
 
-async def take(consumer: Consumer, count: int) -> list[Delivery]:
-    """Exactly ``count`` deliveries, in the order of their coming."""
+async def take(consumer: Consumer, count: int, limit: int | None = None) -> list[Delivery]:
+    """Exactly ``count`` deliveries, in the order of their coming; asks for ``limit`` at once, if that is said."""
     taken: list[Delivery] = []
     while len(taken) < count:
-        taken += await soon(consumer.receive(count - len(taken)))
+        taken += await soon(consumer.receive(limit or count - len(taken)))
+    assert len(taken) == count
     return taken
 
 
@@ -180,7 +112,41 @@ async def is_left_waiting(broker: Broker, consumer: Consumer) -> bool:
     for _ in range(3):  # a round trip each: whatever is there has come by then
         await soon(broker.ping())
         await broker.publish("elsewhere", [envelope()])
+    await asyncio.wait((receiving,), timeout=0.1)  # a server may answer another connection later
     waits = not receiving.done()
     await consumer.drain()
     await soon(receiving)
     return waits
+
+
+async def until(holds: Callable[[], Awaitable[bool]], seconds: float = DEADLINE) -> None:
+    """Ask again and again until it holds."""
+    async with asyncio.timeout(seconds):
+        while not await holds():
+            await asyncio.sleep(0.02)
+
+
+def told(depth: QueueDepth, **expected: Any) -> bool:
+    """Whether every count that this broker can tell is as expected."""
+    return all(getattr(depth, name) in (None, value) for name, value in expected.items())
+
+
+async def holds(broker: Broker, queue: str, **expected: Any) -> None:
+    """That the queue holds this much, in what the broker can tell; a server may come to know of it a little later."""
+    depth = await broker.depth(queue)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(5.0):
+            while not told(depth, **expected):
+                await asyncio.sleep(0.02)
+                depth = await broker.depth(queue)
+    assert told(depth, **expected), f"expected {expected}, found {depth}"
+
+
+@contextlib.asynccontextmanager
+async def killed(dying: contextlib.AbstractAsyncContextManager[Consumer]) -> AsyncIterator[Consumer]:
+    """A consumer whose process the test kills: leaving it is the ruins' business, and must not hang or give anything back."""
+    consumer = await dying.__aenter__()
+    try:
+        yield consumer
+    finally:
+        await soon(dying.__aexit__(None, None, None))

@@ -48,27 +48,27 @@ async def test_nobody_releases_what_is_anothers_or_done(effects):
 
 
 async def test_a_claim_ends_with_its_time(rig, effects):
-    await effects.claim("k", "a", 60.0)
-    await rig.advance(61.0)
-    assert await effects.claim("k", "b", 60.0) is Claim.OURS
-    assert await effects.done("k", "a", 60.0) is False, "the claim is another's by now"
-    assert await effects.done("k", "b", 60.0) is True
+    await effects.claim("k", "a", rig.delay)
+    await rig.advance(rig.delay + 0.1)
+    assert await effects.claim("k", "b", rig.delay) is Claim.OURS
+    assert await effects.done("k", "a", rig.delay) is False, "the claim is another's by now"
+    assert await effects.done("k", "b", rig.delay) is True
 
 
 async def test_what_was_done_is_forgotten_after_its_time(rig, effects):
-    await effects.claim("k", "a", 60.0)
-    await effects.done("k", "a", 120.0)
-    await rig.advance(119.0)
-    assert await effects.claim("k", "b", 60.0) is Claim.DONE
-    await rig.advance(2.0)
-    assert await effects.claim("k", "b", 60.0) is Claim.OURS
+    await effects.claim("k", "a", rig.delay)
+    await effects.done("k", "a", 3 * rig.delay)
+    await rig.advance(rig.delay + 0.1)
+    assert await effects.claim("k", "b", rig.delay) is Claim.DONE
+    await rig.advance(2 * rig.delay)
+    assert await effects.claim("k", "b", rig.delay) is Claim.OURS
 
 
 async def test_an_effect_done_after_its_claim_ran_out_and_nobody_took_it_counts(rig, effects):
-    await effects.claim("k", "a", 60.0)
-    await rig.advance(61.0)
-    assert await effects.done("k", "a", 60.0) is True
-    assert await effects.claim("k", "b", 60.0) is Claim.DONE
+    await effects.claim("k", "a", rig.delay)
+    await rig.advance(rig.delay + 0.1)
+    assert await effects.done("k", "a", rig.delay) is True
+    assert await effects.claim("k", "b", rig.delay) is Claim.DONE
 
 
 async def test_claims_are_shared_between_processes(rig, broker, effects):

@@ -9,7 +9,6 @@ import pytest
 
 from pythia.broker import Settled, Settlement
 from tests.conformance.rigs import (
-    LEASE,
     bodies,
     envelope,
     failure,
@@ -61,10 +60,10 @@ async def test_a_failing_message_is_not_overtaken_within_its_key(rig, broker, ki
     await broker.publish("q", numbered(2, ordering_key="k"))
     async with broker.consume("q", options()) as consumer:
         (first,) = await soon(consumer.receive(10))
-        await settle(consumer, first, kind, delay=60.0)
+        await settle(consumer, first, kind, delay=rig.delay)
         depth = await broker.depth("q")
         assert (depth.ready, depth.delayed) == (0, 2)
-        await rig.advance(60.1)
+        await rig.advance(rig.delay + 0.1)
         assert bodies(await soon(consumer.receive(10))) == [b"0"]
 
 
@@ -87,23 +86,23 @@ async def test_the_next_goes_when_the_first_is_gone(broker, kind):
 
 
 async def test_a_delayed_message_holds_up_the_younger_ones_of_its_key(rig, broker):
-    await broker.publish("q", [envelope(b"0", ordering_key="k")], delay=60.0)
+    await broker.publish("q", [envelope(b"0", ordering_key="k")], delay=rig.delay)
     await broker.publish("q", [envelope(b"1", ordering_key="k")])
     async with broker.consume("q", options()) as consumer:
         assert await is_left_waiting(broker, consumer)
-    await rig.advance(61.0)
+    await rig.advance(rig.delay + 1.0)
     async with broker.consume("q", options()) as consumer:
         assert bodies(await soon(consumer.receive(10))) == [b"0"]
 
 
 async def test_a_younger_message_keeps_its_own_delay(rig, broker):
     await broker.publish("q", [envelope(b"0", ordering_key="k")])
-    await broker.publish("q", [envelope(b"1", ordering_key="k")], delay=60.0)
+    await broker.publish("q", [envelope(b"1", ordering_key="k")], delay=rig.delay)
     async with broker.consume("q", options()) as consumer:
         (first,) = await soon(consumer.receive(10))
         await settle(consumer, first, "ack")
         assert (await broker.depth("q")).delayed == 1
-        await rig.advance(60.1)
+        await rig.advance(rig.delay + 0.1)
         assert bodies(await soon(consumer.receive(10))) == [b"1"]
 
 
@@ -111,10 +110,10 @@ async def test_a_killed_consumer_gives_its_key_back(rig, broker):
     requires(broker, "leased")
     other = await rig.another()
     await broker.publish("q", numbered(2, ordering_key="k"))
-    dying = other.consume("q", options())
+    dying = other.consume("q", options(lease=rig.lease))
     await soon((await dying.__aenter__()).receive(10))
     await rig.crash(other)
-    await rig.advance(LEASE + 1)
+    await rig.advance(rig.lease + 1)
     async with broker.consume("q", options()) as consumer:
         assert bodies(await soon(consumer.receive(10))) == [b"0"]
     await dying.__aexit__(None, None, None)

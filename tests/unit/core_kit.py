@@ -67,6 +67,8 @@ class Seam(MemoryBroker):
         self.settle_gate.set()
         self.settle_error: BaseException | None = None
         self.drain_error: BaseException | None = None
+        self.consume_error: BaseException | None = None
+        self.watches: list[asyncio.Future[None]] = []
         self.on_seen: Callable[[], None] = lambda: None
 
     async def connect(self) -> None:
@@ -78,6 +80,8 @@ class Seam(MemoryBroker):
 
     @asynccontextmanager
     async def _watched(self, queue: str, options: ConsumeOptions) -> AsyncIterator[Any]:
+        if self.consume_error is not None:
+            raise self.consume_error
         async with super().consume(queue, options) as consumer:
             self.options.append(options)
             self.consumers.append(consumer)
@@ -121,6 +125,18 @@ class _Watched:
         if self._seam.drain_error is not None:
             raise self._seam.drain_error
         await self._consumer.drain()
+
+    async def watch(self) -> None:
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._seam.watches.append(ended)
+        cut = asyncio.ensure_future(self._consumer.watch())
+        try:
+            done, _ = await asyncio.wait({ended, cut}, return_when=asyncio.FIRST_COMPLETED)
+            done.pop().result()
+        finally:
+            cut.cancel()
+            if ended in self._seam.watches:
+                self._seam.watches.remove(ended)
 
 
 class Kit:
@@ -196,6 +212,13 @@ class Kit:
                 await self.clock.advance(0.25)
         await self.task
 
+    async def end_consumers(self, error: BaseException) -> None:
+        """What a server does that ends consumers on a connection that lives: whoever watches them hears of it."""
+        await until(lambda: len(self.seam.watches) == len(self.worker.config.queue_names))
+        for watch in self.seam.watches:
+            watch.set_exception(error)
+        self.seam.watches.clear()
+
     # Messages.
 
     async def publish(self, body: Any = None, queue: str | None = None, *, delay: float = 0.0, **options: Any) -> str:
@@ -247,19 +270,26 @@ class Kit:
 
 
 @asynccontextmanager
-async def running(worker: Worker | type[Worker], **overrides: Any) -> AsyncIterator[Kit]:
-    """The worker RUNNING inside; at the end it is stopped, and must have told the truth about every message (I7)."""
-    kit = Kit(worker, **overrides)
-    await kit.start()
-    await until(lambda: len(kit.seam.consumers) == len(kit.worker.config.queue_names))
+async def ended(kit: Kit) -> AsyncIterator[None]:
+    """A worker that was started is stopped at the end, holds nothing, and has accounted for every message."""
     try:
-        yield kit
+        yield
     finally:
         if kit.task is not None and not kit.task.done():
             await kit.stop()
         await settle_loop()
     assert kit.residuals <= {0}
     assert kit.counts()["in_flight"] == 0
+
+
+@asynccontextmanager
+async def running(worker: Worker | type[Worker], **overrides: Any) -> AsyncIterator[Kit]:
+    """The worker RUNNING inside; at the end it is stopped, and must have told the truth about every message (I7)."""
+    kit = Kit(worker, **overrides)
+    await kit.start()
+    await until(lambda: len(kit.seam.consumers) == len(kit.worker.config.queue_names))
+    async with ended(kit):
+        yield kit
     assert all(t.buffered == 0 for t in kit.life.tally.queues.values())
 
 

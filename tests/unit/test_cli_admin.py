@@ -1,4 +1,4 @@
-"""``pythia pause`` and ``pythia resume``: which worker is meant, and what it answered."""
+"""``pythia pause``, ``resume``, ``reload`` and ``config diff``: which worker is meant, and what it answered."""
 
 from __future__ import annotations
 
@@ -139,3 +139,89 @@ def test_a_refusal_is_one_and_says_why(worker, capsys, status, body, said):
 def test_nobody_there_is_one_line(where, code, capsys):
     assert main(["pause", where]) == code
     assert capsys.readouterr().err.count("\n") == 1
+
+
+CHANGED = {
+    "result": "applied",
+    "generation": 3,
+    "cause": None,
+    "changes": [{"key": "concurrency", "old": "10", "new": "20", "class": "hot"}],
+}
+
+
+def answers(worker: Admin, status: int, **others: object) -> None:
+    worker.status, worker.body = status, json.dumps({**CHANGED, **others}).encode()
+
+
+def test_a_reload_that_was_applied_shows_what_changed(worker, capsys):
+    answers(worker, 200)
+    assert main(["reload", worker.url]) == 0
+    assert worker.asked == [("/reload", None)]
+    assert capsys.readouterr().out.splitlines() == [
+        "KEY          OLD  NEW  TAKES",
+        "concurrency  10   20   hot",
+        f"{worker.url}: applied as generation 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        (
+            {"result": "refused", "cause": "worker_name: only a restart can change it"},
+            "refused, nothing changed: worker",
+        ),
+        ({"result": "rolled_back", "cause": "_apply_config_changes raised"}, "rolled back: _apply_config_changes"),
+    ],
+)
+def test_a_reload_that_was_refused_is_1_and_shows_the_plan_and_why(worker, capsys, others, said):
+    answers(worker, 409, **others)
+    assert main(["reload", worker.url]) == 1
+    out = capsys.readouterr().out
+    assert "concurrency" in out
+    assert f"{worker.url}: {said}" in out
+
+
+def test_a_reload_without_a_change_says_so(worker, capsys):
+    answers(worker, 200, changes=[])
+    assert main(["reload", worker.url]) == 0
+    assert capsys.readouterr().out == f"{worker.url}: nothing to change; generation 3\n"
+
+
+def test_a_reload_in_json_is_the_workers_answer(worker, capsys):
+    answers(worker, 409, result="refused", cause="no")
+    assert main(["reload", worker.url, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["result"] == "refused"
+
+
+def test_a_reload_that_goes_on_or_cannot_be_had_is_no_success(worker, capsys):
+    worker.status, worker.body = 202, b'{"error": "not done within 25 s"}'
+    assert main(["reload", worker.url]) == 1
+    assert capsys.readouterr().err == f"pythia: {worker.url} did not reload: not done within 25 s\n"
+
+
+def test_a_diff_is_the_workers_plan(worker, capsys):
+    answers(worker, 200)
+    with runtime_file.announced(worker.url):
+        assert main(["config", "diff"]) == 0
+        assert main(["config", "diff", str(os.getpid()), "--json"]) == 0
+    assert worker.asked == [("/reload?plan=1", None)] * 2
+    table, _, told = capsys.readouterr().out.partition("{")
+    assert "concurrency  10   20   hot" in table
+    assert json.loads("{" + told) == {"against": worker.url, **CHANGED}
+
+
+def test_a_diff_that_would_be_refused_is_1(worker, capsys):
+    answers(worker, 409, result="refused", cause="line 3: not valid TOML", changes=[])
+    assert main(["config", "diff", worker.url]) == 1
+    assert capsys.readouterr().out == f"{worker.url}: a reload would be refused: line 3: not valid TOML\n"
+
+
+def test_a_diff_without_a_worker_is_against_the_defaults(capsys, monkeypatch, workdir):
+    (workdir / "my.toml").write_text("concurrency = 50\nworker_name = 'orders'\n[retry]\nmax_attempts = 16\n")
+    monkeypatch.setenv("PYTHIA_BROKER__URL", "amqp://shop:hunter2@r/")
+    assert main(["config", "diff", "--config", "my.toml"]) == 0
+    told = capsys.readouterr().out
+    assert [line.split()[0] for line in told.splitlines()] == ["KEY", "worker_name", "concurrency", "broker.url"]
+    assert "hunter2" not in told
+    assert "50" in told

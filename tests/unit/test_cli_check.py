@@ -8,9 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from pythia.broker import Capabilities
+from pythia.broker import Capabilities, QueueDepth, Survey
+from pythia.brokers.memory import MemoryBroker
 from pythia.cli import check, main
 from pythia.config import set_config_file, set_process_flags
+from pythia.errors import BrokerRefused
 
 WORKER = """
 from pythia import Worker
@@ -129,11 +131,49 @@ def test_a_password_in_a_file_that_everybody_may_read_is_a_risk(workdir, monkeyp
 
 
 def test_what_a_broker_cannot_do_is_a_risk():
-    able = Capabilities(name="redis-pubsub", guarantee="at-most-once", durable=False, dead_letters=False)
-    risks = list(check._of_the_broker(able))
-    assert [
-        word in risk for word, risk in zip(("at most once", "end with it", "no dead letters"), risks, strict=True)
-    ] == [True] * 3
+    able = Capabilities(name="redis-pubsub", guarantee="at-most-once", durable=False, keeps=False, dead_letters=False)
+    words = ("at most once", "no dead letters")
+    assert [word in risk for word, risk in zip(words, check._of_the_broker(able), strict=True)] == [True, True]
+    (risk,) = check._of_the_broker(Capabilities(name="memory", durable=False))
+    assert "end with it" in risk
+
+
+def surveyed(monkeypatch, answer) -> None:
+    async def survey(_broker, queues):
+        assert list(queues) == ["default"]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(MemoryBroker, "survey", survey)
+
+
+def test_what_the_server_offers_and_risks_is_told_one_by_one(capsys, monkeypatch):
+    surveyed(monkeypatch, Survey(offers=["quorum queues", "streams"], risks=["queue default drops after 5 deliveries"]))
+    found = findings(capsys, "-b", "memory://")
+    assert found["offers"] == [("ok", "quorum queues"), ("ok", "streams")]
+    assert ("risk", "queue default drops after 5 deliveries") in found["risks"]
+    assert main(["check", "--strict", "-b", "memory://"]) == 1
+
+
+def test_a_server_that_cannot_be_looked_at_is_a_risk_and_no_failure(capsys, monkeypatch):
+    surveyed(monkeypatch, BrokerRefused("CONFIG is not permitted"))
+    found = findings(capsys, "-b", "memory://")
+    assert "offers" not in found
+    assert ("risk", "the broker could not be looked at: CONFIG is not permitted") in found["risks"]
+
+
+def test_a_queue_of_which_nothing_can_be_told_is_named_all_the_same():
+    assert check._depth(QueueDepth(queue="news")) == "queue news: how much it holds cannot be told"
+
+
+def test_no_timeout_is_a_risk_of_its_own_on_rabbitmq():
+    from pythia.config import WorkerConfig
+
+    config = WorkerConfig(handler_timeout_seconds=0, broker={"url": "amqp://rabbitmq/"})
+    assert "consumer_timeout" in next(iter(check._of_the_settings(config)))
+    config = WorkerConfig(handler_timeout_seconds=0)
+    assert "consumer_timeout" not in next(iter(check._of_the_settings(config)))
 
 
 def test_two_distributions_of_one_import_name_are_a_risk(monkeypatch):

@@ -123,7 +123,7 @@ def test_the_later_of_two_places_wins():
         (["dead", "list"], "required: QUEUE; see pythia dead list --help"),
         (["init", "shop", "desk"], "unexpected argument 'desk'; see pythia init --help"),
         (["queues", "--watch", "extra", "--json=1"], "see pythia queues --help"),
-        (["run"], "required: TARGET"),
+        (["run"], "run needs a TARGET"),
         (["run", "m:W", "--port", "70000"], "'70000' is not a port"),
         (["run", "m:W", "-c", "none"], "'none' is not a whole number"),
         (["run", "m:W", "--max-messages", "0"], "'0' is not a whole number"),
@@ -145,6 +145,20 @@ def test_a_usage_error_is_one_line_on_stderr(argv, said, capsys):
     assert told.err.startswith("pythia: ")
     assert told.err.count("\n") == 1
     assert said in told.err
+
+
+@pytest.mark.parametrize(
+    "argv", ["a:A b:B c:C -p 2", "a:A -p 2 b:B c:C", "-p 2 a:A b:B c:C", "a:A b:B -p 2 --no-http c:C"]
+)
+def test_targets_may_stand_apart_from_each_other(argv: str):
+    args = parse(["run", *argv.split()])
+    assert (args.targets, args.processes) == (["a:A", "b:B", "c:C"], 2)
+
+
+@pytest.mark.parametrize("argv", ["run a:A -p 2 b:B --bogus", "run a:A -p 2 --bogus b:B", "run a:A b:B --bogus=1 c:C"])
+def test_a_misspelt_option_is_told_also_where_targets_stand_apart(argv: str):
+    with pytest.raises(CommandError, match="unknown option --bogus"):
+        parse(argv.split())
 
 
 def test_an_option_is_not_abbreviated():

@@ -10,11 +10,13 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
 from pythia.broker import QueueDepth
-from pythia.cli import main, queues
+from pythia.brokers.memory import MemoryBroker
+from pythia.cli import connection, main, queues
 from pythia.config import set_config_file, set_process_flags
 from pythia.message import Envelope
 from tests.unit.cli_kit import COMMAND, bury, environment, failure, pythia_command
@@ -124,7 +126,30 @@ def test_on_a_terminal_watch_draws_until_ctrl_c(workdir):
     assert b"QUEUE" in told
 
 
-def test_a_broker_of_a_later_version_is_one_line(workdir):
-    done = pythia_command("queues", "-b", "amqp://rabbitmq/", cwd=workdir)
-    assert done.code not in (0, 1)
+class Listless(MemoryBroker):
+    """A broker that knows no list of its queues."""
+
+    @property
+    def capabilities(self):
+        return replace(super().capabilities, lists_queues=False)
+
+    async def queues(self):
+        raise AssertionError("it cannot be asked")
+
+
+@pytest.mark.parametrize(("args", "shown"), [([], ["orders", "bulk"]), (["other"], ["other"])])
+def test_where_queues_cannot_be_listed_the_configured_ones_are_shown(capsys, monkeypatch, args, shown):
+    monkeypatch.setenv("PYTHIA_QUEUES", "orders,bulk")
+    monkeypatch.setattr(queues, "check_shared", lambda _config: None)
+    monkeypatch.setattr(connection, "open_broker", lambda *_args, **_kwargs: Listless())
+    assert main(["queues", "--json", "-b", "memory://", *args]) == 0
+    assert [row["queue"] for row in json.loads(capsys.readouterr().out)["queues"]] == shown
+
+
+@pytest.mark.parametrize("watch", [[], ["--watch"]])
+@pytest.mark.parametrize("url", ["amqp://127.0.0.1:1/", "redis://127.0.0.1:1/0"])
+def test_a_broker_that_is_not_there_is_one_line_and_69(workdir, url, watch):
+    done = pythia_command("queues", "-b", url, *watch, cwd=workdir)
+    assert done.code == 69
     assert done.err.count("\n") == 1
+    assert "127.0.0.1:1" in done.err

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pythia.cli.target import load_target, make
 from pythia.core.worker import Worker
 from pythia.errors import ConfigError, TargetError
+from pythia.target import load_target, make
 
 WORKERS = """
 from pythia import Worker, handler

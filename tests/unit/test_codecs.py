@@ -245,9 +245,53 @@ def test_a_body_that_is_not_what_its_encoding_says_is_undecodable(body, encoding
     assert refusal(body, encoding=encoding).reason == "undecodable"
 
 
-@pytest.mark.parametrize("name", [None, "", "identity"])
-def test_no_encoding_is_none(name):
-    assert decode(b"[1]", encoding=name) == [1]
+WORDS = ["identity", "utf-8", "UTF-8", "utf8", "us-ascii", "ASCII", "binary", "8bit", "7Bit", " utf-8 "]
+
+
+@pytest.mark.parametrize("name", [None, "", *WORDS])
+def test_an_encoding_that_is_no_compression_leaves_the_body_as_it_is(name):
+    assert decode('["é"]'.encode(), encoding=name) == ["é"]
+    assert decode("é".encode(), "text/plain", name) == "é"
+    assert decode(b"\xff\x00", "application/octet-stream", name) == b"\xff\x00"
+
+
+@pytest.mark.parametrize("name", ["latin-1", "ISO-8859-1", "iso-8859-15", "windows-1252", "cp1252"])
+def test_a_charset_that_stands_for_the_encoding_is_the_charset_of_text_and_json(name):
+    assert decode('["é"]'.encode("latin-1"), encoding=name) == ["é"]
+    assert decode("é".encode("latin-1"), "text/plain", name) == "é"
+    assert decode(b"\xe9", "application/octet-stream", name) == b"\xe9"
+
+
+def test_a_charset_of_several_bytes_is_read_before_the_body_is_looked_into():
+    assert decode("[[1]]".encode("utf-16"), encoding="utf-16") == [[1]]
+    deep = ("[" * 200 + "]" * 200).encode("utf-16")
+    assert refusal(deep, encoding="utf-16").reason == "too_large"
+    assert refusal(b"\xff", "text/plain", encoding="utf-16").reason == "undecodable"
+    assert decode(msgpack.packb([1]), "application/msgpack", "latin-1", codecs=("msgpack",)) == [1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["zip", "bz2", "zlib_codec", "hex", "base64", "rot13", "idna", "punycode", "unicode_escape", "mbcs", "os.path"],
+)
+def test_what_python_calls_an_encoding_and_is_no_charset_is_refused(name):
+    assert refusal(b"[1]", encoding=name).reason == "undecodable"
+
+
+def test_names_of_encodings_that_producers_make_up_are_not_remembered():
+    import encodings
+
+    before = len(encodings._cache)
+    for n in range(50):
+        assert refusal(b"[1]", encoding=f"x-{n}").reason == "undecodable"
+    assert len(encodings._cache) == before
+
+
+def test_what_kombu_writes_is_decoded():
+    body = json.dumps({"task": "pay", "id": 7}).encode()
+    assert decode(body, "application/json", "utf-8") == {"task": "pay", "id": 7}
+    assert decode(b"hello", "text/plain", "utf-8") == "hello"
+    assert decode(b"\x80", "application/data", "binary") == b"\x80"
 
 
 @pytest.mark.parametrize(
@@ -282,7 +326,7 @@ def test_text_that_is_not_utf8_is_undecodable():
 @given(
     st.binary(max_size=300),
     st.sampled_from(["application/json", "text/plain", "application/msgpack", "x", ""]),
-    st.sampled_from([None, "gzip", "deflate"]),
+    st.sampled_from([None, "gzip", "deflate", "utf-8", "latin-1", "utf-16", "utf-32-be", "hz", "cp037"]),
 )
 def test_any_bytes_are_decoded_or_refused_and_nothing_else(body, content_type, encoding):
     with contextlib.suppress(DecodeError):

@@ -43,6 +43,7 @@ PROMISED = {
     "rabbitmq.exchange_type": ("direct", Q, False),
     "rabbitmq.routing_keys": (None, Q, False),
     "rabbitmq.arguments": ({}, Q, False),
+    "rabbitmq.deliveries": ("direct", C, False),
     "redis.group": ("pythia", Q, False),
     "redis.delete_on_ack": ("auto", H, False),
     "retry.max_attempts": (16, H, False),

@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr, field_validator
 
 import pythia
-from pythia.config import Change, ReloadClass, WorkerConfig, diff, effective, json_schema, redacted
+from pythia.config import Change, ReloadClass, WorkerConfig, departures, diff, effective, json_schema, plan, redacted
 from pythia.config.document import main
 from pythia.config.keys import keys_of
 from pythia.errors import ConfigError
@@ -182,3 +182,62 @@ def test_every_exported_name_is_there_and_no_other_is():
     assert set(config.__all__) <= set(dir(config))
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         _ = config.Nothing
+
+
+# What a reload takes.
+
+
+@pytest.mark.parametrize(
+    ("changed", "takes"),
+    [
+        ({}, "nothing"),
+        ({"concurrency": 5, "retry.cap_seconds": 9}, "nothing"),
+        ({"lease_seconds": 60}, "other consumers"),
+        ({"queue": "other"}, "other consumers"),
+        ({"broker.url": "amqp://other/"}, "another connection"),
+        ({"broker.connect_timeout_seconds": 3}, "another connection"),
+        ({"broker.declare": False}, "another connection"),
+        ({"rabbitmq.exchange": "x"}, "another connection"),
+        ({"redis.group": "g"}, "nothing"),
+    ],
+)
+def test_what_a_connection_is_made_of_takes_another_one_and_another_brokers_section_nothing(changed, takes):
+    base = {"broker.url": "amqp://one/"}
+    found = plan(WorkerConfig(**base), WorkerConfig(**{**base, **changed}))
+    assert set(found.keys) == set(changed)
+    assert (found.resubscribes, found.reconnects) == {
+        "nothing": (False, False),
+        "other consumers": (True, False),
+        "another connection": (True, True),
+    }[takes]
+    assert found.refusal is None
+
+
+def test_keys_of_a_restart_are_named_and_refuse():
+    found = plan(WorkerConfig(), WorkerConfig(**{"http.port": 1, "dedup.ttl_seconds": 2, "concurrency": 3}))
+    assert found.restart == ("dedup.ttl_seconds", "http.port")
+    assert found.refusal == "dedup.ttl_seconds, http.port: only a restart can change them"
+
+
+def test_what_departs_from_the_defaults_is_told_and_no_secret(monkeypatch):
+    monkeypatch.setenv("PYTHIA_BROKER__URL", "redis://u:pw@h/")
+    config = WorkerConfig(concurrency=20, **{"retry.max_attempts": 16})
+    assert [(change.key, change.old, change.new) for change in departures(config)] == [
+        ("concurrency", "10", "20"),
+        ("broker.url", '"sqlite:///pythia.db"', '"redis://u:***@h/"'),
+    ]
+
+
+def test_a_worker_of_a_table_is_reloaded_by_its_own_keys_and_other_tables_are_others(workdir):
+    file = workdir / "many.toml"
+    file.write_text("[workers.a]\ntarget = 'm:A'\nconcurrency = 2\n[workers.b]\ntarget = 'm:B'\n")
+    one = WorkerConfig.load(file).for_worker("a")
+    file.write_text("[workers.a]\ntarget = 'm:A'\nconcurrency = 3\n[workers.b]\ntarget = 'm:C'\nqueue = 'b'\n")
+    found = plan(one, one.reload())
+    assert found.keys == ("concurrency",)
+    assert found.refusal is None
+    file.write_text("[workers.a]\ntarget = 'm:Z'\nconcurrency = 2\n")
+    assert plan(one, one.reload()).changes == (), "another target is the supervisor's to see to"
+    file.write_text("concurrency = 3\n")
+    with pytest.raises(ConfigError, match=r"workers\.a .*is not there any more"):
+        one.reload()

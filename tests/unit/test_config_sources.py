@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -418,6 +419,17 @@ class TestFile:
         (workdir / "bad.toml").write_bytes(b"a = '\xff'")
         with pytest.raises(ConfigError, match="is not UTF-8 text: byte 5"):
             WorkerConfig.load("bad.toml")
+
+    def test_a_pipe_is_refused_and_nobody_waits_for_who_writes_to_it(self, workdir):
+        os.mkfifo("pipe.toml")
+        with pytest.raises(ConfigError, match="is a pipe"):
+            WorkerConfig.load("pipe.toml")
+
+    def test_what_is_too_large_to_be_meant_is_refused_before_it_is_read_to_its_end(self, workdir):
+        (workdir / "large.toml").write_bytes(b"#" * 1_000_001)
+        for endless in ("large.toml", "/dev/zero"):
+            with pytest.raises(ConfigError, match="larger than 1,000,000 bytes"):
+                WorkerConfig.load(endless)
 
     def test_windows_line_ends_and_a_byte_order_mark_are_read(self, workdir):
         (workdir / "dos.toml").write_bytes(b"\xef\xbb\xbfconcurrency = 3\r\n\r\n[retry]\r\nmax_attempts = 4\r\n")

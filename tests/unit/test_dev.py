@@ -1,4 +1,4 @@
-"""``./dev`` and what it stands on: the locked requirements, the package's metadata, the one line of CI."""
+"""``./dev`` and what it stands on: the package's metadata, the one line of CI."""
 
 from __future__ import annotations
 
@@ -8,23 +8,20 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
-import tomllib
+from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = ("runtime", "dev", "tools")
-PIN = re.compile(r"(?P<name>[a-z0-9-]+)==(?P<version>[^ ;\\]+)(?: ; (?P<marker>[^\\]+))? \\")
 
 
 def load() -> ModuleType:
@@ -33,6 +30,14 @@ def load() -> ModuleType:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(autouse=True)
+def handler_put_back() -> Iterator[None]:
+    """``main`` takes SIGTERM over for the rest of its process."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
@@ -48,6 +53,7 @@ def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     (tmp_path / "pyproject.toml").write_text("[build-system]\n[project]\nname = 'x'\n[tool.x]\ny = 1\n")
     module.ROOT, module.VENV, module.TOOLS = tmp_path, tmp_path / ".venv", tmp_path / ".tools"
     module.STAMP = module.VENV / "dev-stamp.json"
+    module.BROKERS, module.POLICY = (), tmp_path / "policy-rc.d"
     return module
 
 
@@ -186,6 +192,83 @@ def test_an_older_python_is_refused_in_one_line(dev, monkeypatch, capsys, tmp_pa
     assert line.endswith("apt-get install python3.11")
 
 
+# ── brokers for the tests ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def bare(dev, monkeypatch, tmp_path):
+    """Root on a Debian-like machine without brokers: what was run, and the policy for services meanwhile."""
+    ran = []
+
+    def run(*command, env=None):
+        there = dev.POLICY.exists()
+        ran.append((command, there and dev.POLICY.read_text(), there and os.access(dev.POLICY, os.X_OK)))
+        return 0
+
+    apt = tmp_path / "bin" / "apt-get"
+    apt.parent.mkdir()
+    apt.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(apt.parent))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    port = socket.create_server(("127.0.0.1", 0))
+    dev.BROKERS = (("NO_SUCH_VARIABLE", 1, "no-such-mq"), ("NOR_THIS_ONE", 1, "no-such-store"))
+    dev.run, dev.port = run, port.getsockname()[1]
+    with port:
+        yield ran
+
+
+def test_missing_brokers_are_installed_and_none_of_their_services_starts(dev, bare, filled):
+    assert dev.main(["test", "-x"]) == 0
+    (update, *_), (install, policy, executable), (tests, *_) = bare
+    assert update == ("apt-get", "-qq", "update")
+    assert install == ("apt-get", "-qq", "install", "-y", "--no-install-recommends", "no-such-mq", "no-such-store")
+    assert (policy.splitlines()[-1], executable) == ("exit 101", True)
+    assert tests == ("pytest", "-x")
+    assert not dev.POLICY.exists()
+
+
+@pytest.mark.parametrize("left_over", [False, True])
+def test_the_machines_own_policy_for_services_is_back_afterwards(dev, bare, left_over: bool):
+    dev.POLICY.write_text("the machine's")
+    if left_over:  # by a run that was killed
+        dev.POLICY.rename(f"{dev.POLICY}.before-pythia")
+        dev.POLICY.write_text(dev.NO_SERVICES)
+    dev.brokers()
+    assert [policy for _, policy, _ in bare] == [dev.NO_SERVICES] * 2
+    assert dev.POLICY.read_text() == "the machine's"
+    assert list(dev.POLICY.parent.glob("policy-rc.d*")) == [dev.POLICY]
+
+
+@pytest.mark.parametrize("how", ["named", "running", "installed"])
+def test_what_the_tests_find_is_not_installed(dev, bare, monkeypatch, how: str):
+    program = Path(os.environ["PATH"]) / "there"
+    program.touch(mode=0o755)
+    monkeypatch.setenv("NAMED", "amqp://there")
+    brokers = {
+        "named": ("NAMED", 1, "nowhere"),
+        "running": ("NOT", dev.port, "nowhere"),
+        "installed": ("NOT", 1, "there"),
+    }
+    dev.BROKERS = (brokers[how],)
+    dev.brokers()
+    assert bare == []
+
+
+def test_who_cannot_install_is_told_what_is_missing(dev, bare, monkeypatch, capsys):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    dev.brokers()
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("dev: no-such-mq and no-such-store not found: the tests")
+    assert bare == []
+
+
+def test_a_failed_installation_is_told_and_the_tests_run(dev, bare, capsys):
+    dev.run = lambda *command, env=None: 100
+    dev.brokers()
+    assert "could not read the package lists: apt-get ended with 100" in capsys.readouterr().err
+    assert not dev.POLICY.exists()
+
+
 # ── commands ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -319,44 +402,6 @@ def test_dev_needs_the_standard_library_and_nothing_else():
 
 
 # ── what it stands on ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def pins(lock: str) -> dict[str, Version]:
-    text = (ROOT / "requirements" / f"{lock}.txt").read_text()
-    return {pin["name"]: Version(pin["version"]) for pin in PIN.finditer(text)}
-
-
-def declared(lock: str) -> list[Requirement]:
-    """What pyproject.toml asks for and the lock must hold."""
-    project, groups = PROJECT["project"], PROJECT["dependency-groups"]
-    runtime = project["dependencies"]
-    extras = [text for extra in project["optional-dependencies"].values() for text in extra]
-    texts = {
-        "runtime": runtime,
-        "dev": [*runtime, *extras, *groups["test"], *groups["lint"], *groups["build"]],
-        "tools": groups["tools"],
-    }[lock]
-    return [Requirement(text) for text in texts]
-
-
-@pytest.mark.parametrize("lock", LOCKS)
-def test_every_declared_dependency_is_locked_within_its_bounds(lock: str):
-    locked = pins(lock)
-    wrong = [str(need) for need in declared(lock) if not need.specifier.contains(locked.get(need.name, Version("0")))]
-    assert not wrong, f"run ./dev lock: {wrong}"
-
-
-@pytest.mark.parametrize("lock", LOCKS)
-def test_every_locked_package_has_its_hashes_and_none_its_place(lock: str):
-    lines = (ROOT / "requirements" / f"{lock}.txt").read_text().splitlines()
-    assert not [line for line in lines if "://" in line or line.startswith("-") or " @ " in line]
-    names = [number for number, line in enumerate(lines) if line[:1].isalnum()]
-    assert len(names) == len(pins(lock))
-    assert all(lines[number + 1].startswith("    --hash=sha256:") for number in names)
-
-
-def test_the_tools_see_the_very_packages_that_users_get():
-    assert pins("runtime").items() <= pins("dev").items()
 
 
 def test_what_is_installed_is_this_project():

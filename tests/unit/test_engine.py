@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import threading
 import time
+import weakref
 from contextlib import suppress
+from dataclasses import dataclass
 
 import pytest
 
-from pythia.broker import Settled
+from pythia.broker import ConsumerCancelled, Settled
+from pythia.core.engine import CANCELLED_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, REFUSED_BACKOFF_SECONDS
 from pythia.core.events import (
     BrokerConnected,
     BrokerLost,
+    BrokerRefusal,
     ConsumerLost,
     ConsumerRegistered,
     MessageDead,
@@ -24,8 +29,10 @@ from pythia.core.events import (
 )
 from pythia.core.retry import RetryPolicy
 from pythia.core.state import WorkerState
+from pythia.core.subscription import SERVED_SECONDS
 from pythia.core.worker import Worker
 from pythia.errors import BrokerRefused, HandlerTimeout, StoreError
+from pythia.observability import health
 from tests.unit.core_kit import Gate, Kit, config_of, running, unavailable, until
 
 ONCE = RetryPolicy.never()
@@ -804,11 +811,10 @@ async def test_reconnecting_backs_off_and_says_how_long():
         await kit.clock.advance(300)
         waits = [event.retry_in_seconds for event in kit.of(BrokerLost)]
         assert 0.05 <= waits[0] <= 0.3
-        assert max(waits) <= 30
-        assert waits[-1] >= 15
-        assert len(waits) < 60
+        assert max(waits) <= LONGEST_BACKOFF_SECONDS
+        assert waits[-1] >= LONGEST_BACKOFF_SECONDS / 2
         kit.faults.connect = None
-        await kit.clock.advance(60)
+        await kit.clock.advance(LONGEST_BACKOFF_SECONDS)
         assert await kit.settled(await kit.publish(queue="a")) == ["ack"]
         assert await kit.settled(await kit.publish(queue="b")) == ["ack"]
         assert kit.life.tally.reconnects == 1
@@ -825,9 +831,211 @@ async def test_a_worker_that_is_cut_off_stops_without_waiting_for_its_back_off()
         assert kit.life.exit_code == 0
 
 
+async def test_a_subscription_that_ends_as_soon_as_it_begins_is_not_made_in_a_hot_loop():
+    async with running(TwoQueues) as kit:
+        await kit.clock.advance(60)
+        kit.faults.receive = lambda _queue: (_ for _ in ()).throw(unavailable())
+        await kit.publish(queue="a")
+        await kit.publish(queue="b")
+        await until(lambda: kit.of(BrokerLost))
+        await kit.clock.advance(300)
+        waits = [event.retry_in_seconds for event in kit.of(BrokerLost)]
+        assert waits[-1] >= LONGEST_BACKOFF_SECONDS / 2
+        assert len(waits) < 2 * 300
+        kit.faults.receive = None
+        await kit.clock.advance(LONGEST_BACKOFF_SECONDS)
+        await until(lambda: kit.counts()["ack"] == 2)
+
+
+# A consumer that ends on a connection that lives.
+
+
 @pytest.mark.parametrize(
-    "error", [BrokerRefused("no such vhost"), StoreError("corrupt"), RuntimeError("a bug")], ids=repr
+    "error", [ConsumerCancelled("queue default was deleted"), unavailable("half open")], ids=lambda e: type(e).__name__
 )
+async def test_the_end_of_a_consumer_is_noticed_while_every_lane_is_busy_and_nobody_receives(error):
+    gate, ended = Gate(), []
+
+    class Waits(Worker):
+        concurrency = 1
+
+        async def process_message(self, message):
+            try:
+                await gate.pass_through()
+            except asyncio.CancelledError:
+                ended.append(message.id)
+                raise
+
+    async with running(Waits, prefetch=1) as kit:
+        one = await kit.publish()
+        await gate.arrivals(1)
+        await kit.end_consumers(error)
+        await until(lambda: ended == [one])
+        await until(lambda: kit.of(ConsumerLost))
+        (lost,) = kit.of(ConsumerLost)
+        gate.open.set()
+        await kit.clock.advance(1)
+        assert await kit.settled(one) == ["ack"]
+        assert kit.counts()["lost"] == 1
+        assert len(kit.of(ConsumerRegistered)) == 2
+        assert (lost.reason == str(error)) == isinstance(error, ConsumerCancelled)
+
+
+async def test_a_cancelled_consumer_is_no_lost_connection_and_says_why_until_it_is_back():
+    async with running(TwoQueues) as kit:
+        kit.seam.consume_error = ConsumerCancelled("queue a was deleted")
+        await kit.end_consumers(kit.seam.consume_error)
+        await until(lambda: len(kit.of(ConsumerLost)) == 2)
+        await kit.clock.advance(60)
+        assert {event.reason for event in kit.of(ConsumerLost)} == {"queue a was deleted"}
+        assert len(kit.of(ConsumerLost)) == 2  # said once for each queue
+        kit.seam.consume_error = ConsumerCancelled("queue a does not exist")
+        await kit.clock.advance(60)
+        assert [event.reason for event in kit.of(ConsumerLost)][2:] == ["queue a does not exist"] * 2
+        assert kit.of(BrokerLost) == []
+        assert kit.life.status.connection.connected
+        queue = kit.life.tally.queue("a")
+        assert (queue.registered, queue.unregistered_why) == (False, "queue a does not exist")
+        reasons = health.ready(kit.life.status, time.monotonic()).reasons
+        assert {reason.code for reason in reasons} == {"consumer_missing"}
+        assert all((reason.detail or "").startswith("queue a does not exist ") for reason in reasons)
+        kit.seam.consume_error = None
+        await kit.clock.advance(CANCELLED_BACKOFF_SECONDS)
+        assert await kit.settled(await kit.publish(queue="a")) == ["ack"]
+        assert (queue.registered, queue.unregistered_why) == (True, "")
+        assert kit.life.tally.reconnects == 0
+
+
+async def test_a_consumer_that_was_missing_from_the_start_is_said_and_waited_for():
+    kit = Kit(TwoQueues)
+    kit.seam.consume_error = ConsumerCancelled("queue a does not exist and broker.declare is false")
+    await kit.start()
+    await until(lambda: len(kit.of(ConsumerLost)) == 2)
+    assert kit.life.tally.queue("a").unregistered_since is not None
+    kit.seam.consume_error = None
+    await kit.clock.advance(CANCELLED_BACKOFF_SECONDS)
+    assert await kit.settled(await kit.publish(queue="a")) == ["ack"]
+    await kit.stop()
+
+
+async def test_a_queue_that_is_gone_after_a_lost_connection_does_not_look_like_a_lost_connection():
+    async with running(TwoQueues) as kit:
+        kit.faults.connect = lambda: (_ for _ in ()).throw(unavailable("refused"))
+        kit.seam.cut()
+        await until(lambda: kit.of(BrokerLost))
+        kit.seam.consume_error = ConsumerCancelled("queue a was deleted")
+        kit.faults.connect = None
+        await kit.clock.advance(LONGEST_BACKOFF_SECONDS)
+        await until(lambda: kit.life.tally.queue("a").unregistered_why == "queue a was deleted")
+        assert kit.life.status.connection.connected
+        assert kit.life.tally.reconnects == 1
+        kit.seam.consume_error = None
+
+
+@pytest.mark.parametrize(
+    ("error", "longest"),
+    [
+        (unavailable(), LONGEST_BACKOFF_SECONDS),
+        (ConsumerCancelled("gone"), CANCELLED_BACKOFF_SECONDS),
+        (BrokerRefused("no"), REFUSED_BACKOFF_SECONDS),
+    ],
+    ids=["unavailable", "cancelled", "refused"],
+)
+async def test_each_trouble_is_asked_again_after_at_most_its_longest_wait(error, longest):
+    async with running(Waiting) as kit:
+        await kit.clock.advance(SERVED_SECONDS)
+        kit.seam.consume_error = error
+        await kit.end_consumers(error)
+        await until(lambda: kit.life.tally.queue("default").registered is False)
+        await kit.clock.advance(10 * longest)  # by then each wait is its longest
+        kit.seam.consume_error = None
+        await kit.clock.advance(longest)
+        await until(lambda: kit.life.tally.queue("default").registered)
+        assert LONGEST_BACKOFF_SECONDS < 5  # what a broker that is back may have to wait for us
+        assert CANCELLED_BACKOFF_SECONDS < 5
+
+
+# A broker that refuses.
+
+
+class Waiting(Worker):
+    concurrency = 1
+
+    async def process_message(self, message):
+        pass
+
+
+async def test_a_refusal_after_having_been_served_is_asked_again_and_heals_without_a_restart():
+    async with running(Waiting) as kit:
+        assert await kit.settled(await kit.publish()) == ["ack"]
+        tries = []
+
+        def refuse():
+            tries.append(kit.clock.monotonic())
+            raise BrokerRefused("the password was changed")
+
+        kit.faults.connect = refuse
+        kit.seam.cut()
+        await kit.clock.advance(1)
+        await until(lambda: kit.of(BrokerRefusal))
+        await kit.clock.advance(600)
+        assert 600 / REFUSED_BACKOFF_SECONDS <= len(tries) < 60  # an account is not to be locked by it
+        assert len(kit.of(BrokerRefusal)) <= 11  # a reminder a minute
+        assert kit.worker.state is WorkerState.RUNNING
+        assert kit.life.status.connection.error == "the password was changed"
+        assert not health.ready(kit.life.status, time.monotonic()).ok
+        kit.faults.connect = None
+        await kit.clock.advance(REFUSED_BACKOFF_SECONDS)
+        assert await kit.settled(await kit.publish()) == ["ack"]
+        assert kit.life.status.connection.connected
+
+
+async def test_a_refusal_of_the_first_receive_is_the_end_though_the_consumer_was_registered():
+    kit = Kit(Waiting)
+    kit.faults.receive = lambda _queue: (_ for _ in ()).throw(BrokerRefused("no permission to read"))
+    await kit.start()
+    with pytest.raises(BrokerRefused):
+        await kit.ended()
+    assert kit.life.exit_code == BrokerRefused.exit_code
+
+
+async def test_a_refusal_of_the_first_settlement_is_the_end_and_no_handler_runs_again_and_again():
+    kit = Kit(Waiting)
+    kit.seam.settle_error = BrokerRefused("no permission to write")
+    await kit.publish()
+    await kit.start()
+    with pytest.raises(BrokerRefused):
+        await kit.ended()
+    assert len(kit.seam.asked) == 1
+
+
+async def test_settlements_that_are_refused_from_now_on_are_tried_ever_more_seldom():
+    async with running(Waiting) as kit:
+        assert await kit.settled(await kit.publish()) == ["ack"]
+        kit.seam.settle_error = BrokerRefused("no permission to write any more")
+        one = await kit.publish()
+        await until(lambda: kit.of(BrokerRefusal))
+        await kit.clock.advance(600)
+        assert len([s for s in kit.seam.asked if s.delivery.envelope.id == one]) < 60
+        kit.seam.settle_error = None
+        await kit.clock.advance(REFUSED_BACKOFF_SECONDS)
+        assert (await kit.settled(one))[-1] == "ack"
+
+
+async def test_a_refusal_after_a_pause_is_asked_again_too():
+    async with running(Waiting) as kit:
+        assert await kit.settled(await kit.publish()) == ["ack"]
+        kit.worker.pause()
+        await until(lambda: not kit.life.tally.queue("default").registered)
+        kit.seam.consume_error = BrokerRefused("the password was changed")
+        kit.worker.resume()
+        await until(lambda: kit.of(BrokerRefusal))
+        kit.seam.consume_error = None
+        await kit.clock.advance(1)
+        assert await kit.settled(await kit.publish()) == ["ack"]
+
+
+@pytest.mark.parametrize("error", [StoreError("corrupt"), RuntimeError("a bug")], ids=repr)
 async def test_what_waiting_cannot_heal_ends_the_worker_the_whole_way(error):
     steps: list[str] = []
 
@@ -995,6 +1203,22 @@ async def test_a_reply_goes_to_whom_it_was_asked_with_the_correlation_id():
         rows = [row for _, _, row in kit.store.lane("answers").ready]
         assert {row.envelope.correlation_id for row in rows} == {"c", "no-correlation"}
         assert dict(rows[0].envelope.headers) == {"h": 1}
+
+
+async def test_replies_to_a_thousand_queues_are_all_sent_and_counted_under_few_names():
+    """Whoever publishes names where its reply goes: that makes no series for each."""
+
+    class Replies(Worker):
+        async def process_message(self, message):
+            await message.reply({})
+
+    async with running(Replies) as kit:
+        names = [await kit.publish(reply_to=f"answers-{number}") for number in range(1_000)]
+        await until(lambda: kit.counts()["ack"] == len(names))
+        published = kit.life.tally.published
+        assert sum(published.values()) == len(names)
+        assert len(published) <= 201
+        assert published["other", "confirmed"] == 800
 
 
 async def test_a_message_said_by_a_handler_is_dated_by_the_workers_clock():
@@ -1241,3 +1465,32 @@ async def test_a_message_is_not_overtaken_within_its_key_when_its_handler_swallo
         await kit.clock.advance(400)
         release.set()
         assert seen == [("first", 1), ("first", 2), ("second", 1)]
+
+
+# What is left of a message.
+
+
+@dataclass
+class Box:
+    n: int
+
+
+async def test_a_message_that_is_done_with_is_gone_without_a_collector():
+    bodies: list[weakref.ref[Box]] = []
+
+    class Boxes(Worker):
+        message_type = Box
+
+        async def process_message(self, message):
+            bodies.append(weakref.ref(message.body))
+
+    gc.disable()
+    try:
+        async with running(Boxes) as kit:
+            for n in range(3):
+                await kit.publish({"n": n})
+            await until(lambda: kit.counts()["ack"] == 3)
+            await until(lambda: not any(body() for body in bodies))
+    finally:
+        gc.enable()
+    assert len(bodies) == 3

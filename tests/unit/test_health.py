@@ -98,6 +98,24 @@ def test_a_consumer_that_is_gone_is_named_with_why_and_when(status):
     ]
 
 
+def test_a_consumer_that_was_never_there_says_why_as_soon_as_it_is_known(status):
+    queue = status.tally.queue("orders")
+    queue.registered = False
+    assert health.ready(status, now()).reasons[0].detail == "not registered yet"
+    queue.unregistered_since, queue.unregistered_why = time.time(), "queue orders does not exist"
+    assert health.ready(status, now()).reasons[0].detail == "queue orders does not exist 0 s ago"
+
+
+def test_a_broker_that_takes_nothing_from_us_is_not_ready_still_live_and_degraded(status):
+    status.broker_blocked = "RabbitMQ's memory alarm"
+    live, ready, _ = all_three(status)
+    assert live.ok
+    assert ready.to_json()["reasons"] == [{"code": "broker_blocked", "detail": "RabbitMQ's memory alarm"}]
+    assert health.health(status)["status"] == "degraded"
+    status.connection = Connection(connected=False, since=0.0, error="refused")
+    assert codes(health.ready(status, now())) == ["reconnecting"]
+
+
 def test_every_consumer_must_be_registered(status):
     status.tally.queue("orders.bulk")
     probe = health.ready(status, now())
@@ -331,6 +349,6 @@ def test_what_changes_while_it_is_read_is_read_again(status):
 
 def test_the_reason_codes_are_a_closed_set():
     assert set(get_args(health.Code)) == {
-        "starting", "waiting_for_broker", "reconnecting", "consumer_missing", "paused", "draining", "stopped", "failed",
-        "loop_blocked", "writer_dead", "check_failed",
+        "starting", "waiting_for_broker", "reconnecting", "consumer_missing", "broker_blocked", "paused", "draining", "stopped",
+        "failed", "loop_blocked", "writer_dead", "check_failed",
     }  # fmt: skip

@@ -405,7 +405,8 @@ async def test_it_waits_for_a_broker_that_comes_later():
     kit.launch()
     await kit.until_running()
     assert not kit.life.status.waiting_for_broker
-    assert len(kit.of(BrokerLost)) == 2
+    assert next(tries) >= 3
+    assert len(kit.of(BrokerLost)) == 1  # one line an outage
     await kit.stop()
 
 

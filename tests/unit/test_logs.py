@@ -8,14 +8,17 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 import structlog
 
-from pythia.core.context import current_delivery
+from pythia.brokers import DRIVER_LOGGERS, open_broker
+from pythia.core.context import current
 from pythia.core.events import (
     BrokerLost,
     ConsumerRegistered,
@@ -30,6 +33,7 @@ from pythia.core.events import (
 from pythia.message import Delivery, Envelope
 from pythia.observability import logs
 from pythia.observability.lines import ID_CHARACTERS, LEADING, STACK_CHARACTERS
+from tests.unit.cli_kit import environment
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -51,7 +55,12 @@ def as_it_was(monkeypatch) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     root = logging.getLogger()
     level = root.level
+    drivers = {logging.getLogger(name): logging.getLogger(name).level for name in DRIVER_LOGGERS}
+    for driver in drivers:
+        driver.setLevel(logging.NOTSET)
     yield
+    for driver, before in drivers.items():
+        driver.setLevel(before)
     root.removeHandler(logs._BRIDGE)
     root.setLevel(level)
     structlog.reset_defaults()
@@ -62,6 +71,11 @@ def stream():
     stream = io.StringIO()
     logs.configure(Section(), stream)
     return stream
+
+
+def in_hand(*arguments, **options):
+    """What a handler has, as far as the log looks."""
+    return SimpleNamespace(delivery=delivery(*arguments, **options))
 
 
 def rows(stream):
@@ -140,12 +154,12 @@ def test_before_configure_a_line_still_comes_out(capsys):
 
 
 def test_inside_a_handler_a_line_names_its_message(stream):
-    token = current_delivery.set(delivery("m-7", attempt=3))
+    token = current.set(in_hand("m-7", attempt=3))
     try:
         logs.logger_for("w", "w-1").info("working")
         logging.getLogger("some.library").warning("oops")
     finally:
-        current_delivery.reset(token)
+        current.reset(token)
     logs.logger_for("w", "w-1").info("elsewhere")
     inside, library, outside = rows(stream)
     assert (inside["queue"], inside["message_id"], inside["attempt"]) == ("orders", "m-7", 3)
@@ -155,11 +169,11 @@ def test_inside_a_handler_a_line_names_its_message(stream):
 
 
 def test_an_event_about_one_message_is_not_given_the_name_of_another(stream):
-    token = current_delivery.set(delivery("handling"))
+    token = current.set(in_hand("handling"))
     try:
         logs.LogObserver("w", "w-1")(MessageDone(delivery=delivery("told", queue="other"), seconds=0.1))
     finally:
-        current_delivery.reset(token)
+        current.reset(token)
     assert (rows(stream)[0]["message_id"], rows(stream)[0]["queue"]) == ("told", "other")
 
 
@@ -234,6 +248,36 @@ def test_a_logger_that_the_user_gave_a_level_is_heard_from_there(stream):
     finally:
         his.setLevel(logging.NOTSET)
     assert rows(stream)[0]["message"] == "open"
+
+
+@pytest.mark.parametrize("name", ["aio_pika", "aiormq.channel", "redis._parsers.base", "push_response"])
+def test_a_driver_is_not_heard_because_its_lines_quote_messages(stream, name):
+    logging.getLogger(name).error("Unhandled message %r returning", b"a body")
+    assert rows(stream) == []
+
+
+def test_a_driver_that_the_user_gave_a_level_is_heard(stream):
+    logging.getLogger("aiormq").setLevel(logging.INFO)
+    logging.getLogger("aiormq.channel").info("his wish")
+    assert rows(stream)[0]["message"] == "his wish"
+
+
+@pytest.mark.parametrize("url", ["amqp://127.0.0.1/", "redis://127.0.0.1/"])
+def test_a_driver_prints_nothing_by_itself_where_nobody_set_logging_up(url):
+    logger = {"a": "aiormq.connection", "r": "redis.connection"}[url[0]]
+    script = (
+        f"import logging; from pythia.brokers import open_broker; open_broker({url!r}); open_broker({url!r})\n"
+        f"logging.getLogger({logger!r}).error('on its own'); logging.getLogger('shop').error('of the user')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment())
+    assert done.stdout == ""
+    assert done.stderr == "of the user\n"
+
+
+def test_whoever_handles_logs_hears_the_drivers(stream, caplog):
+    open_broker("amqp://127.0.0.1/")
+    logging.getLogger("aiormq.connection").warning("for whoever listens")
+    assert "for whoever listens" in caplog.text
 
 
 def test_a_record_whose_arguments_do_not_fit_is_written_all_the_same(stream):
@@ -383,6 +427,26 @@ def test_what_was_held_back_is_told_by_any_later_event_and_by_flush(stream):
     observer.flush()
     observer.flush()
     assert [row["suppressed"] for row in rows(stream) if "suppressed" in row] == [1, 2]
+
+
+def test_a_signal_handler_may_tell_something_while_its_thread_is_counting(stream):
+    observer, interrupted = logs.LogObserver("w", "w-1", clock=(clock := Clock())), done()
+
+    class Interrupting:
+        def __getattr__(self, name):
+            if name == "queue":  # read while the windows are counted, as a signal may come there
+                clock.now += 1.0
+                observer(ConsumerRegistered(queue="x"))
+            return getattr(interrupted.delivery, name)
+
+    for _ in range(11):
+        observer(interrupted)
+    telling = threading.Thread(target=observer, args=(MessageDone(delivery=Interrupting(), seconds=0.1),), daemon=True)
+    telling.start()
+    telling.join(30)
+    assert not telling.is_alive()
+    assert {row["event"] for row in rows(stream)} == {"message.done", "consumer.registered"}
+    assert [row["suppressed"] for row in rows(stream) if "suppressed" in row] == [1]
 
 
 def test_each_queue_and_each_event_has_ten_of_its_own_and_other_events_are_never_held_back(stream):

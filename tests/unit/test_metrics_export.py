@@ -40,6 +40,7 @@ DOCUMENTED = {
     "queue_oldest_age_seconds": ("gauge", "worker queue"),
     "consumer_up": ("gauge", "worker queue"),
     "broker_connected": ("gauge", "worker"),
+    "broker_blocked": ("gauge", "worker"),
     "reconnects_total": ("counter", "worker"),
     "stale_settlements_total": ("counter", "worker queue"),
     "lease_renewals_total": ("counter", "worker"),
@@ -109,6 +110,12 @@ def value(status, name, **labels):
             if sample.name == name and labels.items() <= sample.labels.items():
                 return sample.value
     return None
+
+
+def test_a_broker_that_takes_nothing_from_us_is_a_one(status):
+    assert value(status, "pythia_broker_blocked", worker="orders") == 0
+    status.broker_blocked = "memory alarm"
+    assert value(status, "pythia_broker_blocked", worker="orders") == 1
 
 
 @pytest.mark.parametrize("name", sorted(DOCUMENTED))

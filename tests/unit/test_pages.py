@@ -45,6 +45,18 @@ def test_python_blocks_share_their_names_and_the_folder(read):
     assert (folder / "x").read_text() == "21"
 
 
+def test_a_server_that_everybody_may_have_stands_for_the_tests_own_and_without_one_the_block_is_left_out(tmp_path):
+    page = fenced("bash", "echo redis://localhost/0?mode=list > redis") + fenced(
+        "bash", "echo amqp://guest:guest@localhost/ > rabbit"
+    )
+    found = {"redis": "redis://127.0.0.1:7777/0"}
+    with Reader(tmp_path, commands=(), project="pythia-worker", extras=(), servers=found) as reader:
+        for block in blocks(page, "page.md"):
+            reader.do(block)
+    assert (tmp_path / "page" / "redis").read_text() == "redis://127.0.0.1:7777/0?mode=list\n"
+    assert not (tmp_path / "page" / "rabbit").exists()
+
+
 def test_a_failing_python_block_is_named_by_page_and_line_with_what_it_printed(read):
     with pytest.raises(PageError, match=r"(?s)^page\.md:3 .*line 4.*ZeroDivisionError.*before it failed"):
         read(fenced("python", "print('before it failed')\n1 / 0"))
@@ -234,3 +246,22 @@ def test_configuration_is_what_the_worker_takes(read):
 def test_configuration_that_the_worker_refuses_is_refused(read):
     with pytest.raises(PageError, match=r"(?s)page\.md:3 \(toml, run\).*concurency"):
         read(fenced("toml", "concurency = 3"))
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("docker compose exec worker pythia publish orders '{}'", None),
+        ("docker build -t nothing-that-is-built .", None),
+        ("kubectl apply -k config/kubernetes", None),
+        ("kubectl apply -k config/kubernetties", "there is no config/kubernetties"),
+        ("docker compose exec wroker pythia health", "no service 'wroker'"),
+        ("docker compose exec worker pythia heal", "no command 'heal'"),
+    ],
+)
+def test_what_commands_a_machine_is_checked_and_not_carried_out(read, line, why):
+    if why is None:
+        read(fenced("bash", line))
+    else:
+        with pytest.raises(PageError, match=why):
+            read(fenced("bash", line))

@@ -32,6 +32,7 @@ class WatchedBroker(MemoryBroker):
         super().__init__()
         self.connects = 0
         self.flights: list[int] = []
+        self.exchanges: list[str] = []
         self.hang_in: str | None = None
         self.hanging = threading.Event()
 
@@ -40,8 +41,11 @@ class WatchedBroker(MemoryBroker):
         await self._maybe_hang("connect")
         await super().connect()
 
-    async def publish(self, queue: str, messages: Sequence[Envelope], *, delay: float = 0.0) -> Sequence[Published]:
+    async def publish(
+        self, queue: str, messages: Sequence[Envelope], *, delay: float = 0.0, exchange: str = ""
+    ) -> Sequence[Published]:
         self.flights.append(len(messages))
+        self.exchanges.append(exchange)
         await self._maybe_hang("publish")
         return await super().publish(queue, messages, delay=delay)
 
@@ -200,6 +204,45 @@ async def test_an_exchange_is_unsupported_where_there_are_none(broker):
         with pytest.raises(Unsupported, match="RabbitMQ"):
             await publisher.publish_many("orders", [1], exchange="events")
     assert broker.flights == []
+
+
+async def test_an_exchange_is_passed_on_where_there_are_some_and_the_queue_is_its_routing_key(broker, monkeypatch):
+    monkeypatch.setattr(memory, "_CAPABILITIES", replace(memory._CAPABILITIES, exchanges=True))
+    routed: list[str] = []
+    broker.faults.publish = lambda queue, _envelope: routed.append(queue)
+    async with Publisher("memory://") as publisher:
+        await publisher.publish("orders.nl", 1, exchange="events")
+        await publisher.publish("", 2, exchange="news")  # a fanout needs no routing key
+        await publisher.publish_many("orders.be", [3, 4], exchange="events")
+        await publisher.publish("orders", 5)
+        with pytest.raises(ValueError, match="a queue has a name"):
+            await publisher.publish("", 6)
+    assert broker.exchanges == ["events", "news", "events", ""]
+    assert routed == ["orders.nl", "", "orders.be", "orders.be", "orders"]
+
+
+async def test_a_message_that_an_exchange_did_not_take_names_exchange_and_routing_key(broker, monkeypatch):
+    monkeypatch.setattr(memory, "_CAPABILITIES", replace(memory._CAPABILITIES, exchanges=True))
+    broker.faults.publish = lambda *_: Published.REFUSED
+    async with Publisher("memory://") as publisher:
+        with pytest.raises(PublishError, match=r"exchange 'events' with routing key 'orders\.nl'"):
+            await publisher.publish("orders.nl", 1, exchange="events")
+
+
+def test_the_blocking_publisher_passes_an_exchange_on(broker, monkeypatch):
+    monkeypatch.setattr(memory, "_CAPABILITIES", replace(memory._CAPABILITIES, exchanges=True))
+    with SyncPublisher("memory://") as publisher:
+        publisher.publish("orders.nl", 1, exchange="events")
+        publisher.publish_many("orders.nl", [2], exchange="events")
+    assert broker.exchanges == ["events", "events"]
+
+
+def test_a_url_is_opened_with_the_settings_of_the_configuration_beside_it(monkeypatch):
+    seen: list[object] = []
+    monkeypatch.setattr(line, "open_broker", lambda _url, *, config=None: seen.append(config) or MemoryBroker())
+    config = WorkerConfig()
+    Publisher("memory://", config=config)
+    assert seen == [config]
 
 
 async def test_a_delayed_message_waits(broker):

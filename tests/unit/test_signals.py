@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import os
 import signal
 import subprocess
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from pythia import signals
+from pythia import Worker, signals
+from pythia.config import WorkerConfig
 from tests.unit.core_kit import until
 
 ROOT = Path(__file__).parents[2]
@@ -165,6 +167,25 @@ def test_a_stop_signal_lets_running_handlers_finish_and_ends_with_0(number):
     process.send_signal(number)
     out, _ = process.communicate(timeout=30)
     assert (out, process.returncode) == ("bye\n", 0)
+
+
+def test_the_collector_looks_less_often_in_a_process_that_is_the_workers_own():
+    process = run_until_begun(
+        "import gc; print(gc.get_freeze_count() > 0, gc.get_threshold()[0] >= 10_000); self.stop()"
+    )
+    out, _ = process.communicate(timeout=30)
+    assert (out, process.returncode) == ("True True\nbye\n", 0)
+
+
+async def test_the_collector_is_left_alone_in_somebody_elses_process():
+    before = gc.get_threshold(), gc.get_freeze_count()
+
+    class Embedded(Worker):
+        pass
+
+    config = WorkerConfig.load(os.devnull, **{"broker.url": "memory://collector", "log.level": "critical"})
+    async with Embedded(config).running():
+        assert (gc.get_threshold(), gc.get_freeze_count()) == before
 
 
 def test_a_second_signal_hurries_and_what_was_unfinished_is_75():

@@ -67,7 +67,7 @@ async def test_a_smaller_bound_gives_nothing_until_enough_has_gone():
     slots.arrived(await slots.reserve(), 4)
     for _ in range(4):
         slots.started()
-    slots.resize(2, None)
+    slots.resize(2, None, queues=1)
     waiting = asyncio.create_task(slots.reserve())
     for n in range(3):
         await settle_loop()

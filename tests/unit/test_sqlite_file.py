@@ -7,6 +7,7 @@ import os
 import re
 import sqlite3
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -338,3 +339,18 @@ async def test_connect_brings_the_refusal_to_whoever_asked(tmp_path):
     with pytest.raises(BrokerUnavailable, match="connect"):
         await broker.ping()
     await broker.close()
+
+
+def test_opening_the_file_once_more_leaves_the_locks_of_this_process_alone(path):
+    """A descriptor of the file that is opened beside SQLite drops them all when it is closed, in the middle of a commit."""
+    open_file(path, timeout=1.0).connection.close()
+    writing = sqlite3.connect(path, isolation_level=None)
+    writing.execute("BEGIN IMMEDIATE")
+    with pytest.raises(BrokerUnavailable):
+        open_file(path, timeout=0.0)
+    other = (
+        "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None).execute('BEGIN IMMEDIATE')"
+    )
+    done = subprocess.run([sys.executable, "-c", other, str(path)], capture_output=True, text=True, check=False)
+    assert "database is locked" in done.stderr
+    writing.close()

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from pythia.broker import Capabilities, ConsumeOptions, Published, QueueDepth
+from pythia.broker import Capabilities, ConsumeOptions, Published, QueueDepth, Survey
 from pythia.brokers.sqlite.clock import SqliteClock
 from pythia.brokers.sqlite.consumer import SqliteConsumer
 from pythia.brokers.sqlite.idempotency import SqliteEffects
@@ -99,7 +99,18 @@ class SqliteBroker:
             with contextlib.suppress(BrokerError):  # then the leases bring back what is held
                 await writer.dismiss(holder)
 
-    async def publish(self, queue: str, messages: Sequence[Envelope], *, delay: float = 0.0) -> Sequence[Published]:
+    async def prepare(self, queue: str) -> None:  # noqa: ARG002 - queues need no making here
+        """As the contract says: the file is open and can be read."""
+        await self.queues()
+
+    async def publish(
+        self,
+        queue: str,
+        messages: Sequence[Envelope],
+        *,
+        delay: float = 0.0,
+        exchange: str = "",  # noqa: ARG002 - there are none here, as the capabilities say
+    ) -> Sequence[Published]:
         """As the contract says; one transaction, so all are taken or none. Cancelled: they may be there.
 
         Raises:
@@ -140,6 +151,10 @@ class SqliteBroker:
         if not written:
             why = writer.stats().get("trouble") or f"queue file {self.path} cannot be written"
             raise BrokerUnavailable(why) if "is locked" in why else StoreError(why)
+
+    async def survey(self, queues: Sequence[str]) -> Survey:  # noqa: ARG002 - they all live in the one file
+        """Nothing beyond what the capabilities say."""
+        return Survey()
 
     def stats(self) -> Mapping[str, Any]:
         """``lease_renewals``, ``leases_lost``, ``commits``, ``refusals``; ``trouble``: why nothing can be written just now."""

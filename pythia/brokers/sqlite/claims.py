@@ -6,10 +6,12 @@ import math
 import time
 from collections import Counter
 
+from pythia.brokers.sqlite import trouble
 from pythia.brokers.sqlite.calls import Change, Outbox, Setback, Waiter
 from pythia.brokers.sqlite.clock import SqliteClock
 from pythia.brokers.sqlite.commit import Transactions
 from pythia.brokers.sqlite.store import Store
+from pythia.errors import StoreError
 from pythia.message import Delivery
 
 _POLL_SECONDS = 0.05  # how soon a waiting consumer notices what other processes did
@@ -90,7 +92,12 @@ class Claims:
                 waiter.holder.take(claimed, self._clock.boottime())
                 self._outbox.put(waiter.answer, claimed)
 
-    def _not_served(self, _setback: Setback) -> None:
+    def _not_served(self, setback: Setback) -> None:
+        if not (trouble.passes(setback.error) or trouble.lasts(setback.error)):
+            self.refuse(
+                StoreError(f"a message cannot be read from the queue file: {setback.error}")
+            )  # and waiting will not help
+            return
         self._stirred = True
         self._pause = min(_LONGEST_PAUSE, max(_FIRST_PAUSE, 2 * self._pause))
         self._paused_until = time.monotonic() + self._pause

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from pythia.broker import Settled, Settlement
@@ -55,3 +56,7 @@ class SqliteConsumer:
         self._draining = True
         if self._waiting is not None and not self._waiting.future.done():
             self._waiting.future.set_result(())
+
+    async def watch(self) -> None:
+        """As the contract says: a file does not go away by itself, and what is wrong with it is told by the next call."""
+        await asyncio.Event().wait()

@@ -6,9 +6,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from pythia.broker import DeadLetter, Failure, Settlement
+from pythia.broker import DeadLetter, Failure, Settlement, no_such_letter
 from pythia.brokers.sqlite import rows
-from pythia.errors import BrokerError
 from pythia.message import Envelope
 
 _LETTER = (
@@ -75,9 +74,7 @@ def _place_of(connection: sqlite3.Connection, queue: str, name: str | None) -> i
         return 0
     row = connection.execute("SELECT seq FROM dead_letters WHERE queue = ? AND name = ?", (queue, name)).fetchone()
     if row is None:
-        raise BrokerError(
-            f"no dead letter {name!r} in queue {queue!r} to list on from: it was replayed or purged meanwhile"
-        )
+        raise no_such_letter(name, queue)
     return int(row[0])
 
 

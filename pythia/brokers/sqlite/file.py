@@ -1,7 +1,8 @@
 """Opening a queue file, and refusing one that must not be touched.
 
 Nothing is ever deleted, recreated or repaired here: a file that is not ours, newer than we are, corrupt or out of reach is
-an error in one line that names it and what to do.
+an error in one line that names it and what to do. SQLite alone opens the file: whoever closes a descriptor of it drops the
+locks that every connection of this process has on it, in the middle of their transactions.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ APPLICATION_ID = 0x50595448  # "PYTH"
 SCHEMA_VERSION = 1
 MIGRATIONS: dict[int, str] = {}  # SQL that leads from this version to the next
 
-_MAGIC = b"SQLite format 3\0"
 _CHECKED_BYTES = 64 << 20  # a larger file is not read through at every start
 _NEEDED_VERSION = (3, 35, 0)  # UPDATE … RETURNING
 _NETWORK = (
@@ -128,19 +128,11 @@ def _refuse_what_is_no_file(path: Path) -> None:
         raise StoreError(f"queue file {path} is not a regular file; name another one")
     _refuse_read_only(path, f"queue file {path}")
     _refuse_read_only(path.parent, f"queue file {path} needs a journal beside it, and directory {path.parent}")
-    _refuse_a_foreign_header(path)
 
 
 def _refuse_read_only(path: Path, subject: str) -> None:
     if not os.access(path, os.W_OK):
         raise StoreError(f"{subject} is read-only for this user; make it writable or name another file")
-
-
-def _refuse_a_foreign_header(path: Path) -> None:
-    with path.open("rb") as file:
-        header = file.read(len(_MAGIC))
-    if header not in (b"", _MAGIC):
-        raise StoreError(f"queue file {path} is not a SQLite database; name another file (it was not changed)")
 
 
 def _refuse_what_is_not_ours(path: Path, connection: sqlite3.Connection) -> bool:

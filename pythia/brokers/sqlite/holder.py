@@ -76,7 +76,9 @@ class Holder:
         self.renew_at, self.late = now + self.options.lease / _RETRIES_PER_LEASE, True
 
     def _lose(self, tokens: Sequence[Token], reason: str) -> None:
-        lost = tuple(self.held[token[0]][0] for token in tokens)
+        held = (self.held.get(token[0], (None, 0.0))[0] for token in tokens)
+        # What was settled in the transaction that found its lease gone is held no more.
+        lost = tuple(one for one, token in zip(held, tokens, strict=True) if one is not None and one.token == token)
         self.drop(tokens)
         if lost:
             with contextlib.suppress(RuntimeError):  # its event loop is closed: nobody is left to tell

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from pythia.brokers.sqlite import dead
 from pythia.brokers.sqlite.store import Store
 from pythia.brokers.sqlite.writer import Writer
 
+_PAGE = 500
 _MOVED_AT_ONCE = 500  # letters in one transaction, so that a replay of a million holds nobody up
 
 
@@ -38,6 +39,14 @@ class SqliteDeadLetters:
             lambda store: dead.listed(store.connection, self._queue, limit, after)
         )
         return letters
+
+    async def scan(self) -> AsyncIterator[DeadLetter]:
+        """Oldest first, page by page."""
+        after: str | None = None
+        while page := await self.list(_PAGE, after):
+            for letter in page:
+                yield letter
+            after = page[-1].id
 
     async def get(self, id: str) -> DeadLetter | None:  # noqa: A002 - the API's word
         letter: DeadLetter | None = await self._read(lambda store: dead.got(store.connection, self._queue, id))

@@ -43,7 +43,7 @@ def make(worker_class: type[Worker]) -> Worker:
     except PythiaError:
         raise
     except Exception as error:
-        raise _user_bug(f"making a {worker_class.__qualname__}", error) from error
+        raise user_bug(f"making a {worker_class.__qualname__}", error) from error
 
 
 def workers_of(module: ModuleType) -> dict[str, type[Worker]]:
@@ -66,12 +66,12 @@ def _import(name: str, text: str) -> ModuleType:
         return import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-            raise _user_bug(f"importing {name}", error) from error
+            raise user_bug(f"importing {name}", error) from error
         raise TargetError(_not_found(name, error.name, text)) from error
     except (Exception, SystemExit) as error:
         if _told_to_stop(error):
             raise
-        raise _user_bug(f"importing {name}", error) from error
+        raise user_bug(f"importing {name}", error) from error
 
 
 def _told_to_stop(error: BaseException) -> bool:
@@ -88,7 +88,7 @@ def _not_found(name: str, missing: str, text: str) -> str:
     return f"there is no module {missing!r}{inside}; {searched}"
 
 
-def _user_bug(doing: str, error: BaseException) -> TargetError:
+def user_bug(doing: str, error: BaseException) -> TargetError:
     """An error in the user's own code, in one line with the place where it was raised."""
     said = error.msg if isinstance(error, SyntaxError) else str(error)
     text = f": {first}" if (first := " ".join(said.split())) else ""
