@@ -1,0 +1,151 @@
+"""What a message costs, from the broker's bytes to the handler and back: Pythia beside raw clients and FastStream.
+
+    python benchmarks/bench_consume.py [--only rabbitmq,redis,sqlite] [--rounds 3] [--count 20000]
+                                       [--json FILE] [--html FILE] [--write-docs] [--gate]
+
+Each contestant runs in a process of its own, on a queue that was filled before; rounds are interleaved, ratios are taken within a
+round, and of all rounds the median counts. ``--gate`` ends with 1 when a ratio of ``ratios.json`` is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.consume import fill, page, ratios, rounds  # noqa: E402 - the path is set just above
+from benchmarks.peers.contestants import python_of, versions_of  # noqa: E402
+
+SECONDS = 300
+RABBITMQ_URL = os.environ.get("PYTHIA_TEST_RABBITMQ_URL", "amqp://guest:guest@localhost:5672/")
+REDIS_URL = os.environ.get("PYTHIA_TEST_REDIS_URL", "redis://localhost:6379/0")
+SLOW = 4  # so many times fewer messages for who is slow
+
+
+def consume(module: str, *words: str, python: Path | str = sys.executable) -> rounds.Figures:
+    """What the consumer says of itself.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    command = [str(python), "-m", f"benchmarks.consume.{module}", *words]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
+    if ended.returncode or not ended.stdout.strip():
+        raise RuntimeError(f"{module} ended with {ended.returncode}: {ended.stderr.strip()[-500:]}")
+    figures: rounds.Figures = json.loads(ended.stdout.splitlines()[0])
+    return figures
+
+
+def on_rabbitmq(kind: str, workload: str, count: int) -> rounds.Contest:
+    """One queue type and one workload."""
+    name = f"pythia-bench-{os.getpid()}"
+
+    def of(module: str, *more: str, peer: str | None = None, fewer: int = 1) -> rounds.Run:
+        def run() -> rounds.Figures:
+            with fill.rabbitmq(RABBITMQ_URL, name, kind, count // fewer):
+                python = sys.executable if peer is None else python_of(peer)
+                return consume(module, RABBITMQ_URL, name, str(count // fewer), workload, *more, python=python)
+
+        return run
+
+    contestants = {
+        "Pythia": of("pythia_worker", f"rabbitmq.queue_type={kind}"),
+        "aio-pika": of("aio_pika_consumer", fewer=SLOW),
+        "FastStream": of("faststream_consumer", peer="faststream", fewer=SLOW),
+    }
+    if workload == "no-op":
+        contestants["Pythia, by the driver"] = of(
+            "pythia_worker", f"rabbitmq.queue_type={kind}", "rabbitmq.deliveries=driver", fewer=SLOW
+        )
+    else:
+        contestants["asyncio's ceiling"] = lambda: consume("ceiling", "", "", str(count), workload)
+    return rounds.Contest(f"RabbitMQ, {kind} queue", workload, contestants)
+
+
+def on_redis(count: int) -> rounds.Contest:
+    """A stream, no-op."""
+    name = f"pythia-bench-{os.getpid()}"
+
+    def of(module: str, *, peer: str | None = None, fewer: int = 1) -> rounds.Run:
+        def run() -> rounds.Figures:
+            with fill.stream(REDIS_URL, name, count // fewer, for_faststream=peer is not None):
+                python = sys.executable if peer is None else python_of(peer)
+                return consume(module, REDIS_URL, name, str(count // fewer), "no-op", python=python)
+
+        return run
+
+    contestants = {
+        "Pythia": of("pythia_worker"),
+        "redis-py": of("redis_py_consumer", fewer=SLOW),
+        "FastStream": of("faststream_consumer", peer="faststream", fewer=SLOW),
+    }
+    return rounds.Contest("Redis, stream", "no-op", contestants)
+
+
+def on_sqlite(count: int) -> rounds.Contest:
+    """A file, with ``synchronous=FULL``, no-op; published before by each one's own producer."""
+
+    def of(module: str, *, peer: str | None = None, fewer: int = 1) -> rounds.Run:
+        def run() -> rounds.Figures:
+            with tempfile.TemporaryDirectory() as place:
+                python = sys.executable if peer is None else python_of(peer)
+                return consume(module, f"{place}/q.db", "bench", str(count // fewer), "no-op", python=python)
+
+        return run
+
+    contestants = {
+        "Pythia": of("sqlite_pythia"),
+        "raw, batches of 50": of("sqlite_raw"),
+        "huey": of("sqlite_huey", peer="sqlite", fewer=10),
+        "GigQ": of("sqlite_gigq", peer="sqlite", fewer=20),
+    }
+    return rounds.Contest("SQLite, synchronous=FULL", "no-op", contestants)
+
+
+def contests(only: Sequence[str], count: int) -> list[rounds.Contest]:
+    """All that was asked for."""
+    found = []
+    if "rabbitmq" in only:
+        found += [on_rabbitmq(kind, "no-op", count) for kind in ("classic", "quorum")]
+        found.append(on_rabbitmq("classic", "io", max(2000, count // 2)))
+    if "redis" in only:
+        found.append(on_redis(count))
+    if "sqlite" in only:
+        found.append(on_sqlite(count))
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default="rabbitmq,redis,sqlite", help="brokers, separated by commas")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=20_000, help="messages; a quarter of them for slow contestants")
+    parser.add_argument("--json", metavar="FILE", type=Path)
+    parser.add_argument("--html", metavar="FILE", type=Path)
+    parser.add_argument("--write-docs", action="store_true", help="put the table into docs/performance.md")
+    parser.add_argument("--gate", action="store_true", help="exit 1 when a ratio of ratios.json is missed")
+    chosen = parser.parse_args()
+    names = ("pythia-worker", "aio-pika", "aiormq", "redis", "hiredis")
+    versions = [versions_of(sys.executable, *(name for name in names if ratios.installed(name)))]
+    results = [rounds.held(contest, chosen.rounds, print) for contest in contests(chosen.only.split(","), chosen.count)]
+    verdicts = ratios.judged(results, ratios.read())
+    print(page.text(results, verdicts))
+    if chosen.json:
+        chosen.json.write_text(json.dumps(page.plain(results, verdicts, versions), indent=1))
+    if chosen.html:
+        chosen.html.write_text(page.html(results, verdicts, versions))
+    if chosen.write_docs:
+        page.write_into(ROOT / "docs" / "performance.md", results, verdicts, versions)
+    return 1 if chosen.gate and not all(verdict.holds for verdict in verdicts) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
