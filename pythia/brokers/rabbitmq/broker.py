@@ -12,12 +12,13 @@ from typing import Any
 
 from pythia.broker import Capabilities, ConsumeOptions, Published, QueueDepth, Survey
 from pythia.brokers.rabbitmq import survey
+from pythia.brokers.rabbitmq.confirms import Parcel
 from pythia.brokers.rabbitmq.consumer import RabbitConsumer
 from pythia.brokers.rabbitmq.copies import Copies, parcel_of
 from pythia.brokers.rabbitmq.letters import RabbitDeadLetters
 from pythia.brokers.rabbitmq.link import BLOCKED, Link
 from pythia.brokers.rabbitmq.settings import RabbitSettings
-from pythia.brokers.rabbitmq.speaker import Parcel, Speaker
+from pythia.brokers.rabbitmq.speaker import Speaker
 from pythia.brokers.rabbitmq.topology import Topology, dead_queue
 from pythia.brokers.rabbitmq.wire import check_sendable
 from pythia.config.urls import redact_url
@@ -69,7 +70,7 @@ class RabbitBroker:
             if self._pid == os.getpid() and self._is_whole():
                 return
             await self._let_go()
-            link = await self._open("publishes")
+            link = await self._open("publishes", tapped=True)
             self._speaking, self._speaker, self._to_exchanges = link, Speaker(link), Speaker(link)
             self._version = link.version
 
@@ -196,12 +197,7 @@ class RabbitBroker:
         self._queues |= set() if exchange else {queue}
         if parcels:
             await speaker.ready()
-        tasks = [speaker.send(parcel) for parcel in parcels]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
+        return await asyncio.gather(*map(speaker.send, parcels))
 
     def _packed(self, queue: str, messages: Sequence[Envelope], exchange: str, delay: float) -> list[Parcel]:
         now, frame_max = time.time(), self._spoken().frame_max

@@ -9,9 +9,10 @@ from typing import Any
 
 from pythia.broker import Failure, Output, Published, Settlement
 from pythia.brokers.rabbitmq import delays, wire
+from pythia.brokers.rabbitmq.confirms import Answer, Parcel
 from pythia.brokers.rabbitmq.link import Link, close
 from pythia.brokers.rabbitmq.received import Received
-from pythia.brokers.rabbitmq.speaker import Parcel, Speaker
+from pythia.brokers.rabbitmq.speaker import Speaker
 from pythia.brokers.rabbitmq.topology import Topology, dead_queue
 from pythia.brokers.rabbitmq.trouble import translated
 from pythia.errors import BrokerError
@@ -21,8 +22,6 @@ CONFIRM_SECONDS = (
     5.0  # beyond it a settlement is refused for now; the publish is not sent again, its answer is still waited for
 )
 
-Sending = asyncio.Task[Published]
-
 
 class Copies:
     """Publishes what settlements call for. What was sent and not answered is remembered, so that asking again sends nothing twice."""
@@ -31,7 +30,7 @@ class Copies:
         self._link = link
         self._speaker = speaker
         self._topology = topology
-        self._sendings: dict[Delivery, list[tuple[Parcel, Sending]]] = {}
+        self._sendings: dict[Delivery, list[tuple[Parcel, Answer]]] = {}
 
     async def write(self, queue: str, settlements: Sequence[Settlement]) -> set[int]:
         """The ids (``id()``) of the settlements for which everything is confirmed now."""
@@ -83,7 +82,7 @@ class Copies:
         parcel = Parcel(routing_key=queue, body=message.body, properties=properties)
         return await self._speaker.send(parcel) is Published.CONFIRMED
 
-    def _send(self, parcel: Parcel) -> tuple[Parcel, Sending]:
+    def _send(self, parcel: Parcel) -> tuple[Parcel, Answer]:
         return parcel, self._speaker.send(parcel)
 
     async def _answers(self, settlements: Sequence[Settlement]) -> None:
@@ -209,6 +208,6 @@ def death_marks(record: Failure | None, queue: str, delivery: Delivery) -> dict[
     return marks
 
 
-def _answer(task: Sending) -> Published | None:
+def _answer(task: Answer) -> Published | None:
     """None: it failed, or was cancelled."""
     return None if task.cancelled() or task.exception() is not None else task.result()

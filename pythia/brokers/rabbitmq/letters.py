@@ -11,10 +11,11 @@ from typing import Any
 
 from pythia.broker import DeadLetter, Published, no_such_letter
 from pythia.brokers.rabbitmq import wire
+from pythia.brokers.rabbitmq.confirms import Parcel
 from pythia.brokers.rabbitmq.link import Link
 from pythia.brokers.rabbitmq.look import Look
 from pythia.brokers.rabbitmq.received import Received
-from pythia.brokers.rabbitmq.speaker import Parcel, Speaker
+from pythia.brokers.rabbitmq.speaker import Speaker
 from pythia.brokers.rabbitmq.topology import Topology, dead_queue
 from pythia.brokers.rabbitmq.wire import WireProperties
 from pythia.errors import PublishError

@@ -15,6 +15,7 @@ import aio_pika
 from aiormq.channel import Channel
 from yarl import URL
 
+from pythia.brokers.rabbitmq.confirms import Confirms
 from pythia.brokers.rabbitmq.pulse import Pulse
 from pythia.brokers.rabbitmq.settings import RabbitSettings
 from pythia.brokers.rabbitmq.sockets import Socket
@@ -114,6 +115,22 @@ class Link:
             return DriverSettling(channel)
         self._protocol.taps[channel.number] = Tap(channel.number, arrived)
         return OwnSettling(channel.number, self._socket.writer)
+
+    def confirms(self, channel: Channel) -> Confirms:
+        """Publish on ``channel``, whose confirms are on. This connection is tapped."""
+        assert self._protocol is not None
+        made = Confirms(channel.number, self._socket.writer, self.frame_max, ended=lambda: self.deafen(channel))
+        self._protocol.taps[channel.number] = made
+        return made
+
+    @property
+    def has_room(self) -> bool:
+        """Whether what is written now is not far behind what was."""
+        return self._socket.writer.has_room
+
+    async def room(self) -> None:
+        """Wait until there is. Raises ``OSError`` when the connection is lost."""
+        await self._socket.writer.drain()
 
     def deafen(self, channel: Channel) -> None:
         """``channel`` is closed: its number may be another's."""

@@ -57,7 +57,7 @@ class Received:
     @classmethod
     def of(cls, message: DeliveredMessage, at: float) -> Received:
         """What the driver has read."""
-        route = b"".join(_short(text or "") for text in (message.exchange, message.routing_key))
+        route = b"".join(short(text or "") for text in (message.exchange, message.routing_key))
         redelivered = bool(getattr(message.delivery, "redelivered", False))
         made = cls(int(message.delivery_tag or 0), redelivered=redelivered, route=route)
         made.body, made.at, made._properties = message.body, at, message.header.properties
@@ -74,6 +74,11 @@ class Received:
         return self._properties
 
     @property
+    def route(self) -> bytes:
+        """Exchange and routing key, as short strings."""
+        return self._route
+
+    @property
     def exchange(self) -> str:
         return self._route[1 : 1 + self._route[0]].decode("utf-8", "replace")
 
@@ -83,7 +88,8 @@ class Received:
         return self._route[at + 1 : at + 1 + self._route[at]].decode("utf-8", "replace")
 
 
-def _short(text: str) -> bytes:
+def short(text: str) -> bytes:
+    """A short string of AMQP: 255 bytes at most."""
     raw = text.encode()[:255]
     return bytes((len(raw),)) + raw
 

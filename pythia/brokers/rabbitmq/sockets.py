@@ -171,6 +171,7 @@ def _ascii(raw: bytes) -> bytes:
 
 
 MOST_GATHERED_BYTES = 1 << 16
+MOST_UNSENT_BYTES = 1 << 18
 
 
 class GatheringWriter(asyncio.StreamWriter):
@@ -190,6 +191,11 @@ class GatheringWriter(asyncio.StreamWriter):
         self._shut: set[bytes] = set()  # channels that were ended, by either side, and are not open again
         self.lock = threading.Lock()
         self.written_at = time.monotonic()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether less waits to be sent than is worth waiting for: ``drain`` waits."""
+        return self._size + self.transport.get_write_buffer_size() < MOST_UNSENT_BYTES
 
     def write(self, data: Any) -> None:
         """``data``: whole frames of one channel."""
@@ -274,6 +280,7 @@ class Socket(TransportFactory):
         transport, _ = await loop.create_connection(
             lambda: protocol, url.host or "localhost", url.port or 5672, ssl=context, **kwargs
         )
+        transport.set_write_buffer_limits(MOST_UNSENT_BYTES)
         self._writer = GatheringWriter(transport, protocol, reader, loop)
         return reader, self._writer
 

@@ -6,29 +6,12 @@ A server under an alarm stops reading from a connection that publishes, acks and
 from __future__ import annotations
 
 import asyncio
-import re
-from dataclasses import dataclass
+import contextlib
+from collections import deque
 
-import aiormq.exceptions as amqp
-from aiormq.channel import Channel
-
-from pythia.broker import Published
+from pythia.brokers.rabbitmq.confirms import Answer, Confirms, Parcel, settle
 from pythia.brokers.rabbitmq.link import Link
-from pythia.brokers.rabbitmq.trouble import translated
-from pythia.brokers.rabbitmq.wire import WireProperties
-from pythia.errors import BrokerRefused, BrokerUnavailable
-
-_TOO_LARGE = re.compile(r"message size (\d+) is larger")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parcel:
-    """One message and where it goes."""
-
-    exchange: str = ""
-    routing_key: str
-    body: bytes
-    properties: WireProperties
+from pythia.errors import BrokerError, BrokerUnavailable
 
 
 class Speaker:
@@ -36,76 +19,72 @@ class Speaker:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._channel: Channel | None = None
+        self._confirms: Confirms | None = None
         self._opening = asyncio.Lock()
-        self._in_flight: dict[str, asyncio.Task[Published]] = {}
+        self._waiting: deque[tuple[Parcel, Answer]] = deque()  # for a channel, for room, for the answer to their like
+        self._sending: asyncio.Task[None] | None = None
 
-    async def ready(self) -> Channel:
+    async def ready(self) -> Confirms:
         """The channel, open.
 
         Raises:
             BrokerUnavailable: there is no connection.
         """
         async with self._opening:
-            if self._channel is None or self._channel.is_closed:
+            if self._confirms is None or not self._confirms.is_open:
                 if not self._link.is_open:
                     raise BrokerUnavailable(self._link.why)
-                self._channel = await self._link.channel(confirms=True)
-            return self._channel
+                self._confirms = self._link.confirms(await self._link.channel(confirms=True))
+            return self._confirms
 
-    def send(self, parcel: Parcel) -> asyncio.Task[Published]:
-        """Publish, in the order of the calls; the task's result is the answer. Cancelling it leaves the message in doubt."""
-        before = self._in_flight.get(parcel.properties.message_id or "")
-        task = asyncio.create_task(self._send(parcel, before), name="publish")
-        if parcel.properties.message_id:
-            self._remember(parcel.properties.message_id, task)
-        return task
+    def send(self, parcel: Parcel) -> Answer:
+        """Publish, in the order of the calls. Cancelling the answer leaves the message in doubt.
 
-    def _remember(self, name: str, task: asyncio.Task[Published]) -> None:
-        self._in_flight[name] = task
+        The answer raises:
+            BrokerUnavailable: it was not sent. BrokerRefused: the server does not allow it.
+        """
+        answer: Answer = asyncio.get_running_loop().create_future()
+        confirms = self._confirms
+        if not self._waiting and confirms is not None and self._takes(confirms, parcel):
+            _say(confirms, parcel, answer)
+            return answer
+        self._waiting.append((parcel, answer))
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send_waiting(), name="publish")
+        return answer
 
-        def forget(_task: asyncio.Task[Published]) -> None:
-            if self._in_flight.get(name) is task:
-                del self._in_flight[name]
+    def _takes(self, confirms: Confirms, parcel: Parcel) -> bool:
+        return confirms.is_open and self._link.has_room and confirms.before(parcel) is None
 
-        task.add_done_callback(forget)
+    async def _send_waiting(self) -> None:
+        while self._waiting:
+            parcel, answer = self._waiting[0]
+            if not answer.done():
+                try:
+                    if await self._has_to_wait(await self.ready(), parcel):
+                        continue
+                except BrokerError as error:
+                    settle(answer, error)
+                else:
+                    if self._confirms is None or not self._confirms.is_open:
+                        continue
+                    _say(self._confirms, parcel, answer)
+            self._waiting.popleft()
 
-    async def _send(self, parcel: Parcel, before: asyncio.Task[Published] | None) -> Published:
-        if before is not None:  # the driver finds what was returned by its id: one of a name at a time
+    async def _has_to_wait(self, confirms: Confirms, parcel: Parcel) -> bool:
+        """Whether it had to, for whatever stands in the way: it is to be looked at again."""
+        if not self._link.has_room:
+            with contextlib.suppress(OSError):
+                await self._link.room()
+            return True
+        if (before := confirms.before(parcel)) is not None:
             await asyncio.wait({before})
-        sent = False
-        try:
-            channel = await self.ready()
-            with translated("publish"):
-                sent = True
-                return await self._confirmed(channel, parcel)
-        except BrokerUnavailable:
-            if not sent:
-                raise
-            return Published.UNKNOWN
-        except BrokerRefused as error:  # the server closed the channel, and with it what else was on its way
-            if not _is_anothers(error, parcel):
-                raise
-            return Published.UNKNOWN
-
-    async def _confirmed(self, channel: Channel, parcel: Parcel) -> Published:
-        try:
-            await channel.basic_publish(
-                parcel.body,
-                exchange=parcel.exchange,
-                routing_key=parcel.routing_key,
-                properties=parcel.properties,
-                mandatory=True,
-                wait=False,
-            )
-        except amqp.DeliveryError:  # a nack, or returned: no queue takes it
-            return Published.REFUSED
-        except amqp.ChannelNotFoundEntity:  # no such exchange
-            return Published.REFUSED
-        return Published.CONFIRMED
+            return True
+        return False
 
 
-def _is_anothers(error: BrokerRefused, parcel: Parcel) -> bool:
-    """Whether it is a larger message that the server did not take."""
-    found = _TOO_LARGE.search(str(error))
-    return found is not None and int(found[1]) != len(parcel.body)
+def _say(confirms: Confirms, parcel: Parcel, answer: Answer) -> None:
+    try:
+        confirms.say(parcel, answer)
+    except (ValueError, TypeError) as error:
+        settle(answer, error)

@@ -14,7 +14,7 @@ import asyncio
 import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiormq.channel import Channel
 
@@ -83,6 +83,23 @@ class OwnSettling:
         frames = [_settling(_METHOD, number, _SETTLING_BYTES, 60, method, tag, bits, _END) for tag, bits in rows]
         self._writer.write(b"".join(frames))
         await self._writer.drain()
+
+
+class Tapped(Protocol):
+    """Who is told of what the server says on one channel, frame by frame, before the driver."""
+
+    @property
+    def batch(self) -> Sequence[Any]:
+        """What came in, and was not handed on yet."""
+
+    def take(self, kind: int, data: bytes, at: int, end: int) -> int:
+        """Where that ends which was taken, if the frame from ``at`` to ``end`` was; 0: it is the driver's."""
+
+    def hand_on(self) -> None:
+        """All that came with one read of the socket is in ``batch``."""
+
+    def lost(self) -> None:
+        """The connection is gone."""
 
 
 class Tap:
@@ -163,13 +180,16 @@ class Tap:
             received.at = now
         self._arrived(batch)
 
+    def lost(self) -> None:
+        """Whoever consumes watches the connection."""
+
 
 class TappedProtocol(asyncio.StreamReaderProtocol):
     """Between a socket and the driver's reader. ``taps`` are by channel."""
 
     def __init__(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(reader, loop=loop)
-        self.taps: dict[int, Tap] = {}
+        self.taps: dict[int, Tapped] = {}
         self._rest = b""
         self._told = 0.0  # when the driver last saw a byte (monotonic)
 
@@ -205,6 +225,11 @@ class TappedProtocol(asyncio.StreamReaderProtocol):
             self._pass_on(self._rest)
             self._rest = b""
         return super().eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for tap in tuple(self.taps.values()):
+            tap.lost()
+        super().connection_lost(exc)
 
     def _pass_on(self, data: bytes) -> None:
         self._told = time.monotonic()
