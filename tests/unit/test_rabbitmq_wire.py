@@ -144,6 +144,27 @@ def test_a_copy_keeps_what_the_producer_said_and_drops_what_the_server_would_act
     assert (second.headers[wire.ORIGIN_EXCHANGE], second.headers[wire.ORIGIN_ROUTING_KEY]) == ("orders", "eu.1")
 
 
+@given(
+    short=st.lists(st.one_of(st.none(), st.text(max_size=60)), min_size=9, max_size=9),
+    headers=st.one_of(st.none(), st.dictionaries(st.text(max_size=20), st.text(), max_size=1)),
+    octets=st.tuples(st.sampled_from([None, 1, 2]), st.one_of(st.none(), st.integers(0, 255))),
+    seconds=st.one_of(st.none(), st.integers(0, 2**32 - 1)),
+)
+def test_properties_are_written_as_the_driver_writes_them(short, headers, octets, seconds):
+    names = ("content_type", "content_encoding", "correlation_id", "reply_to", "expiration", "message_id")
+    said = dict(zip((*names, "message_type", "user_id", "app_id"), short, strict=True))
+    said |= {"headers": headers, "delivery_mode": octets[0], "priority": octets[1]}
+    said["timestamp"] = None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    assert wire.WireProperties(**said).marshal() == Basic.Properties(**said).marshal()
+
+
+def test_a_copy_that_is_published_anew_says_when():
+    source = Basic.Properties(message_id="m", timestamp=datetime(2020, 1, 1, tzinfo=UTC))
+    moment = datetime(2030, 1, 1, tzinfo=UTC)
+    assert came(wire.copy_of(came(source), {}, 131_072)).properties.timestamp == source.timestamp
+    assert came(wire.copy_of(came(source), {}, 131_072, timestamp=moment)).properties.timestamp == moment
+
+
 def test_our_own_hops_are_not_among_the_deaths_of_a_message():
     ours = {"queue": "pythia.delay.02", "reason": "expired", "count": 1}
     theirs = {"queue": "orders.parking", "reason": "rejected", "count": 2}

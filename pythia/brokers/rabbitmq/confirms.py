@@ -12,6 +12,7 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pythia.broker import Published
 from pythia.brokers.rabbitmq.received import Received, short
@@ -54,7 +55,12 @@ class Parcel:
     @property
     def route(self) -> bytes:
         """Exchange and routing key, as short strings."""
-        return short(self.exchange) + short(self.routing_key)
+        return _route(self.exchange, self.routing_key)
+
+
+@lru_cache(1024)
+def _route(exchange: str, routing_key: str) -> bytes:
+    return short(exchange) + short(routing_key)
 
 
 class Confirms:

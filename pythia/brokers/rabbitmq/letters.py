@@ -17,7 +17,6 @@ from pythia.brokers.rabbitmq.look import Look
 from pythia.brokers.rabbitmq.received import Received
 from pythia.brokers.rabbitmq.speaker import Speaker
 from pythia.brokers.rabbitmq.topology import Topology, dead_queue
-from pythia.brokers.rabbitmq.wire import WireProperties
 from pythia.errors import PublishError
 
 AT_ONCE = 200  # letters that are replayed or purged together
@@ -205,6 +204,6 @@ def _revived(message: Received, queue: str, frame_max: int) -> Parcel:
     now = time.time()
     gone = wire.OF_A_DEATH | {wire.TO, wire.DUE, wire.ATTEMPT}
     marks = dict.fromkeys(gone) | {wire.FIRST_SEEN: now, wire.PUBLISHED_AT: now}
-    properties: WireProperties = wire.copy_of(message, marks, frame_max, id=wire.envelope_of(message).id)
-    properties.timestamp = wire.moment(now)
+    name = wire.envelope_of(message).id
+    properties = wire.copy_of(message, marks, frame_max, id=name, timestamp=wire.moment(now))
     return Parcel(routing_key=queue, body=message.body, properties=properties)

@@ -30,6 +30,8 @@ class Speaker:
         Raises:
             BrokerUnavailable: there is no connection.
         """
+        if self._confirms is not None and self._confirms.is_open:
+            return self._confirms
         async with self._opening:
             if self._confirms is None or not self._confirms.is_open:
                 if not self._link.is_open:
@@ -61,26 +63,23 @@ class Speaker:
             parcel, answer = self._waiting[0]
             if not answer.done():
                 try:
-                    if await self._has_to_wait(await self.ready(), parcel):
-                        continue
+                    confirms = await self.ready()
                 except BrokerError as error:
                     settle(answer, error)
                 else:
-                    if self._confirms is None or not self._confirms.is_open:
+                    if not self._takes(confirms, parcel):
+                        await self._wait_for(confirms, parcel)
                         continue
-                    _say(self._confirms, parcel, answer)
+                    _say(confirms, parcel, answer)
             self._waiting.popleft()
 
-    async def _has_to_wait(self, confirms: Confirms, parcel: Parcel) -> bool:
-        """Whether it had to, for whatever stands in the way: it is to be looked at again."""
+    async def _wait_for(self, confirms: Confirms, parcel: Parcel) -> None:
+        """Whatever stands in the way of ``parcel``."""
         if not self._link.has_room:
             with contextlib.suppress(OSError):
                 await self._link.room()
-            return True
-        if (before := confirms.before(parcel)) is not None:
+        elif (before := confirms.before(parcel)) is not None:
             await asyncio.wait({before})
-            return True
-        return False
 
 
 def _say(confirms: Confirms, parcel: Parcel, answer: Answer) -> None:

@@ -21,7 +21,7 @@ def encode_table(table: Mapping[str, Any]) -> bytes:
         ValueError, TypeError: a name or a value that AMQP cannot carry; the text names it.
     """
     try:
-        return _sized(b"".join(_entry(name, value) for name, value in table.items()))
+        return _sized(b"".join([_entry(name, value) for name, value in table.items()]))
     except RecursionError:
         raise ValueError("a header is nested too deep") from None
 
@@ -39,6 +39,9 @@ def _entry(name: Any, value: Any) -> bytes:
 
 
 def _value(value: Any) -> bytes:  # noqa: C901, PLR0911 - one case a type of AMQP, each a line
+    if type(value) is str:  # most are
+        raw = value.encode()
+        return b"S" + len(raw).to_bytes(4) + raw
     match value:
         case None:
             return b"V"

@@ -7,10 +7,11 @@ queues) is taken off, and ``CC`` put back for the handler to see.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
 from math import isfinite
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -68,14 +69,46 @@ class WireProperties(Basic.Properties):
 
     _encoded: bytes | None = None
 
-    def encode_property(self, name: str, value: Any) -> bytes:
-        encoded: bytes = encode_table(value) if name == "headers" else super().encode_property(name, value)
-        return encoded
-
     def marshal(self) -> bytes:
+        """Flags and values. What is changed afterwards is not said.
+
+        Raises:
+            ValueError, TypeError: something that AMQP cannot carry.
+        """
         if self._encoded is None:
-            self._encoded = super().marshal()
+            flags, parts = 0, []
+            for (bit, encode), value in zip(_ENCODERS, _values(self), strict=True):
+                if value is not None and value != "":
+                    flags |= bit
+                    parts.append(encode(value))
+            self._encoded = flags.to_bytes(2) + b"".join(parts)
         return self._encoded
+
+
+def _short_string(text: str) -> bytes:
+    raw = text.encode()
+    if len(raw) > _LONGEST_BYTES:
+        raise ValueError(f"{text[:40]!r}… is longer than AMQP's {_LONGEST_BYTES} bytes")
+    return bytes((len(raw),)) + raw
+
+
+def _octet(value: int) -> bytes:
+    return bytes((value,))
+
+
+def _timestamp(value: datetime) -> bytes:
+    return int(value.timestamp()).to_bytes(8)
+
+
+_OTHERS: Mapping[str, Callable[[Any], bytes]] = {
+    "headers": encode_table,
+    "delivery_mode": _octet,
+    "priority": _octet,
+    "timestamp": _timestamp,
+}
+_NAMES = Basic.Properties.attributes()
+_ENCODERS = tuple((1 << (15 - place), _OTHERS.get(name, _short_string)) for place, name in enumerate(_NAMES))
+_values = attrgetter(*_NAMES)
 
 
 def properties_of(envelope: Envelope, *, now: float, delay: float = 0.0) -> WireProperties:
@@ -135,11 +168,13 @@ def copy_of(
     frame_max: int,
     *,
     id: str | None = None,  # noqa: A002 - the API's word
+    timestamp: datetime | None = None,
 ) -> WireProperties:
     """The properties of a copy of ``message`` with ``marks``; what is None is left out. ``id`` names a message that has no id of
-    its own. A traceback gives way to a full frame, and then the producer's headers, the largest first."""
+    its own; ``timestamp`` is said in place of the producer's. A traceback gives way to a full frame, and then the producer's headers, the largest first."""
     source = message.properties
     source.message_id = source.message_id or id
+    source.timestamp = timestamp or source.timestamp
     headers = _travelling(source.headers or {})
     headers.setdefault(ORIGIN_EXCHANGE, message.exchange)
     headers.setdefault(ORIGIN_ROUTING_KEY, message.routing_key)
