@@ -6,8 +6,8 @@ The public names, and nothing else. They load on first use: ``import pythia`` im
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # as typing has it, which ``pythia health`` does without
 if TYPE_CHECKING:
     from pythia.config import WorkerConfig
     from pythia.core.function import handler

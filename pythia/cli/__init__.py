@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 from pythia.cli.failure import BUG, INTERRUPTED, PIPE_CLOSED, CommandError
 from pythia.cli.parser import parse
-from pythia.errors import PythiaError
 
 _URLS = ("broker_url", "source_url", "destination_url")  # of the parsed arguments: what may hold a password
 
@@ -47,14 +46,21 @@ class _Command:
             sys.stdout.flush()
         except SystemExit as over:  # argparse printed the help or the version
             return over.code if isinstance(over.code, int) else 0
-        except (CommandError, PythiaError) as error:
+        except CommandError as error:
             return self._fail(error, str(error), error.exit_code)
         except BrokenPipeError:
             raise
         except Exception as error:  # noqa: BLE001 - the top of the process
-            hint = "" if self.verbose else " (with -v: the traceback)"
-            return self._fail(error, f"a bug of Pythia's: {type(error).__name__}: {error}{hint}", BUG)
+            return self._fail_otherwise(error)
         return code
+
+    def _fail_otherwise(self, error: Exception) -> int:
+        from pythia.errors import PythiaError
+
+        if isinstance(error, PythiaError):
+            return self._fail(error, str(error), error.exit_code)
+        hint = "" if self.verbose else " (with -v: the traceback)"
+        return self._fail(error, f"a bug of Pythia's: {type(error).__name__}: {error}{hint}", BUG)
 
     def _fail(self, error: Exception, text: str, code: int) -> int:
         from pythia.cli.output import line, plain

@@ -9,11 +9,14 @@ import json
 import os
 import socket
 from argparse import Namespace
-from typing import Any
 from urllib.parse import urlsplit
 
 from pythia.cli.failure import CommandError
 from pythia.cli.parser import Parser
+
+TYPE_CHECKING = False  # see pythia.cli.parser
+if TYPE_CHECKING:
+    from typing import Any
 
 _SECONDS = 5.0  # for the whole answer: connect, and each read
 _MOST_BYTES = 1024 * 1024
@@ -125,7 +128,10 @@ def _get(url: str, route: str) -> tuple[int, bytes]:
 
 
 def _connection(host: str, port: int, *, secure: bool) -> socket.socket:
-    plain = socket.create_connection((host, port), timeout=_SECONDS)
+    address = (
+        host.encode() if host.isascii() else host
+    )  # a string is looked up by way of a codec, which takes its time to import
+    plain = socket.create_connection((address, port), timeout=_SECONDS)  # type: ignore[arg-type]  # bytes will do
     if not secure:
         return plain
     import ssl

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import import_module
-from typing import Any, NoReturn
 
 from pythia.cli.failure import USAGE, CommandError, did_you_mean
+
+TYPE_CHECKING = False  # as typing has it, which takes longer to import than a short command to run
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 # name: (module of pythia.cli with add_arguments(parser) and main(args), other names, what it does)
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
@@ -35,20 +42,38 @@ examples:
 """
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal. argparse makes one for every argument, and imports shutil and its four packers for its width."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+@cache
+def _columns() -> int:
+    with contextlib.suppress(KeyError, ValueError):
+        return int(os.environ["COLUMNS"]) or 80
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80  # type: ignore[union-attr]  # None without a console
+    return 80
+
+
 class Parser(argparse.ArgumentParser):
     """An ``ArgumentParser`` with the options that hold everywhere. ``load`` fills it when it is chosen."""
 
     def __init__(self, *, load: Callable[[Parser], None] | None = None, **keywords: Any) -> None:
-        keywords.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        keywords.setdefault("formatter_class", _Formatter)
         super().__init__(allow_abbrev=False, **keywords)
         self._load = load
         self.usage_exit_code = USAGE
         self.set_defaults(leaf=self)
-        _add_everywhere(self)
+        if load is None:
+            _add_everywhere(self)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         load, self._load = self._load, None
         if load is not None:
+            _add_everywhere(self)
             load(self)
         return super().parse_known_args(args, namespace)
 
@@ -101,7 +126,7 @@ def _whole() -> Parser:
         epilog=_EXAMPLES,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", prog=parser.prog)
     for name, (module, aliases, summary) in COMMANDS.items():
         commands.add_parser(
             name, aliases=aliases, help=summary, description=f"{_sentence(summary)}.", load=_loader(module)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pythia.cli import main
-from tests.unit.cli_kit import pythia_command
+from tests.unit.cli_kit import ROOT, pythia_command
 
 UNREADY = {
     "ok": False,
@@ -187,10 +189,24 @@ def test_without_a_url_it_asks_where_the_configuration_file_says(probes, workdir
     assert main(["health"]) == 0
 
 
+ELSEWHERE = {"PYTHIA_HTTP__HOST": "127.0.0.9"}  # another worker of this machine may answer at the default
+
+
 @pytest.mark.parametrize("text", ["[http\n", "http = 3\n", "[http]\nport = 'x'\n"])
 def test_a_broken_configuration_file_is_no_other_exit_code(workdir, text):
     (workdir / "broken.toml").write_text(text)
-    assert pythia_command("health", "--config", "broken.toml", cwd=workdir).code == 1
+    assert pythia_command("health", "--config", "broken.toml", cwd=workdir, **ELSEWHERE).code == 1
+
+
+def test_what_takes_longer_to_import_than_to_ask_is_not_imported(probes):
+    probes.answer("/readyz", 200, {})
+    script = (
+        "import sys; from pythia.cli import main; "
+        f"code = main(['health', '--url', 'http://127.0.0.1:{probes.server_port}']); "
+        "print(code, sorted({'typing', 'shutil', 'asyncio', 'pydantic', 'pathlib', 'datetime'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "0 []"
 
 
 def test_the_documented_default_is_this_machines_8080(workdir, monkeypatch, capsys):
