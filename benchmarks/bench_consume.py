@@ -22,12 +22,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.consume import fill, page, ratios, rounds  # noqa: E402 - the path is set just above
+from benchmarks.consume.work import body_of  # noqa: E402
 from benchmarks.peers.contestants import python_of, versions_of  # noqa: E402
 
 SECONDS = 300
 RABBITMQ_URL = os.environ.get("PYTHIA_TEST_RABBITMQ_URL", "amqp://guest:guest@localhost:5672/")
 REDIS_URL = os.environ.get("PYTHIA_TEST_REDIS_URL", "redis://localhost:6379/0")
 SLOW = 4  # so many times fewer messages for who is slow
+STEADY = 1000  # messages that come at an even pace
 
 
 def consume(module: str, *words: str, python: Path | str = sys.executable) -> rounds.Figures:
@@ -46,11 +48,15 @@ def consume(module: str, *words: str, python: Path | str = sys.executable) -> ro
 
 def on_rabbitmq(kind: str, workload: str, count: int) -> rounds.Contest:
     """One queue type and one workload."""
-    name = f"pythia-bench-{os.getpid()}"
+    name, fewer = f"pythia-bench-{os.getpid()}", 1 if workload == "steady" else SLOW
 
     def of(module: str, *more: str, peer: str | None = None, fewer: int = 1) -> rounds.Run:
         def run() -> rounds.Figures:
-            with fill.rabbitmq(RABBITMQ_URL, name, kind, count // fewer):
+            if workload == "steady":
+                filled = fill.rabbitmq_steadily(RABBITMQ_URL, name, kind, count // fewer)
+            else:
+                filled = fill.rabbitmq(RABBITMQ_URL, name, kind, count // fewer, body_of(workload))
+            with filled:
                 python = sys.executable if peer is None else python_of(peer)
                 return consume(module, RABBITMQ_URL, name, str(count // fewer), workload, *more, python=python)
 
@@ -58,36 +64,41 @@ def on_rabbitmq(kind: str, workload: str, count: int) -> rounds.Contest:
 
     contestants = {
         "Pythia": of("pythia_worker", f"rabbitmq.queue_type={kind}"),
-        "aio-pika": of("aio_pika_consumer", fewer=SLOW),
-        "FastStream": of("faststream_consumer", peer="faststream", fewer=SLOW),
+        "aio-pika": of("aio_pika_consumer", fewer=fewer),
+        "FastStream": of("faststream_consumer", peer="faststream", fewer=fewer),
     }
     if workload == "no-op":
         contestants["Pythia, by the driver"] = of(
             "pythia_worker", f"rabbitmq.queue_type={kind}", "rabbitmq.deliveries=driver", fewer=SLOW
         )
-    else:
+    elif workload == "io":
         contestants["asyncio's ceiling"] = lambda: consume("ceiling", "", "", str(count), workload)
     return rounds.Contest(f"RabbitMQ, {kind} queue", workload, contestants)
 
 
-def on_redis(count: int) -> rounds.Contest:
-    """A stream, no-op."""
-    name = f"pythia-bench-{os.getpid()}"
+def on_redis(workload: str, count: int) -> rounds.Contest:
+    """A stream."""
+    name, fewer = f"pythia-bench-{os.getpid()}", 1 if workload == "steady" else SLOW
 
     def of(module: str, *, peer: str | None = None, fewer: int = 1) -> rounds.Run:
         def run() -> rounds.Figures:
-            with fill.stream(REDIS_URL, name, count // fewer, for_faststream=peer is not None):
+            theirs = peer is not None
+            if workload == "steady":
+                filled = fill.stream_steadily(REDIS_URL, name, count // fewer, for_faststream=theirs)
+            else:
+                filled = fill.stream(REDIS_URL, name, count // fewer, body_of(workload), for_faststream=theirs)
+            with filled:
                 python = sys.executable if peer is None else python_of(peer)
-                return consume(module, REDIS_URL, name, str(count // fewer), "no-op", python=python)
+                return consume(module, REDIS_URL, name, str(count // fewer), workload, python=python)
 
         return run
 
     contestants = {
         "Pythia": of("pythia_worker"),
-        "redis-py": of("redis_py_consumer", fewer=SLOW),
-        "FastStream": of("faststream_consumer", peer="faststream", fewer=SLOW),
+        "redis-py": of("redis_py_consumer", fewer=fewer),
+        "FastStream": of("faststream_consumer", peer="faststream", fewer=fewer),
     }
-    return rounds.Contest("Redis, stream", "no-op", contestants)
+    return rounds.Contest("Redis, stream", workload, contestants)
 
 
 def on_sqlite(count: int) -> rounds.Contest:
@@ -116,8 +127,10 @@ def contests(only: Sequence[str], count: int) -> list[rounds.Contest]:
     if "rabbitmq" in only:
         found += [on_rabbitmq(kind, "no-op", count) for kind in ("classic", "quorum")]
         found.append(on_rabbitmq("classic", "io", max(2000, count // 2)))
+        found += [on_rabbitmq("classic", workload, max(2000, count // 4)) for workload in ("10 KB", "CPU-bound")]
+        found.append(on_rabbitmq("classic", "steady", STEADY))
     if "redis" in only:
-        found.append(on_redis(count))
+        found += [on_redis("no-op", count), on_redis("10 KB", max(2000, count // 4)), on_redis("steady", STEADY)]
     if "sqlite" in only:
         found.append(on_sqlite(count))
     return found

@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 import aio_pika
 import pika
 import redis
 
-from benchmarks.consume.work import BODY
+from benchmarks.consume.work import BODY, STEADY_RATE, body_sent_now
 
 FLIGHT = 500
 FASTSTREAM_FIELD, GROUP = "__data__", "bench"
 
 
 @contextlib.contextmanager
-def rabbitmq(url: str, name: str, kind: str, count: int) -> Iterator[None]:
+def rabbitmq(url: str, name: str, kind: str, count: int, body: bytes = BODY) -> Iterator[None]:
     """A durable queue of that type with ``count`` persistent messages, inside."""
-    asyncio.run(_publish(url, name, kind, count))
+    asyncio.run(_publish(url, name, kind, count, body))
     try:
         yield
     finally:
@@ -30,7 +32,7 @@ def rabbitmq(url: str, name: str, kind: str, count: int) -> Iterator[None]:
                 channel.queue_delete(queue)
 
 
-async def _publish(url: str, name: str, kind: str, count: int) -> None:
+async def _publish(url: str, name: str, kind: str, count: int, body: bytes) -> None:
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
         await channel.declare_queue(name, durable=True, arguments={"x-queue-type": kind})
@@ -39,7 +41,7 @@ async def _publish(url: str, name: str, kind: str, count: int) -> None:
                 *(
                     channel.default_exchange.publish(
                         aio_pika.Message(
-                            BODY,
+                            body,
                             message_id=f"{name}-{number}",
                             content_type="application/json",
                             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
@@ -52,25 +54,80 @@ async def _publish(url: str, name: str, kind: str, count: int) -> None:
 
 
 @contextlib.contextmanager
-def stream(url: str, name: str, count: int, *, for_faststream: bool) -> Iterator[None]:
+def rabbitmq_steadily(url: str, name: str, kind: str, count: int) -> Iterator[None]:
+    """An empty queue that, once somebody consumes it, gets ``STEADY_RATE`` messages a second, inside."""
+    with rabbitmq(url, name, kind, 0), pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        channel = connection.channel()
+        properties = pika.BasicProperties(content_type="application/json", delivery_mode=2)
+
+        def is_consumed() -> bool:
+            return bool(channel.queue_declare(name, passive=True).method.consumer_count)
+
+        with _steadily(count, is_consumed, lambda: channel.basic_publish("", name, body_sent_now(), properties)):
+            yield
+
+
+@contextlib.contextmanager
+def stream_steadily(url: str, name: str, count: int, *, for_faststream: bool) -> Iterator[None]:
+    """The same on a stream."""
+    with stream(url, name, 0, for_faststream=for_faststream), redis.Redis.from_url(url) as client:
+
+        def is_consumed() -> bool:
+            with contextlib.suppress(redis.ResponseError):  # there is no stream yet
+                waiting = any(row["cmd"] == "xreadgroup" for row in client.client_list())
+                return bool(client.xinfo_groups(name)) and waiting
+            return False
+
+        def say() -> None:
+            client.xadd(name, _fields(body_sent_now(), for_faststream=for_faststream))
+
+        with _steadily(count, is_consumed, say):
+            yield
+
+
+@contextlib.contextmanager
+def _steadily(count: int, is_consumed: Callable[[], bool], say: Callable[[], object]) -> Iterator[None]:
+    """Both are called on a thread of their own."""
+    over = threading.Event()
+
+    def publish() -> None:
+        while not over.wait(0.02) and not is_consumed():
+            pass
+        began = time.monotonic()
+        for number in range(count):
+            if over.wait(max(0.0, began + number / STEADY_RATE - time.monotonic())):
+                return
+            say()
+
+    publishing = threading.Thread(target=publish)
+    publishing.start()
+    try:
+        yield
+    finally:
+        over.set()
+        publishing.join()
+
+
+def _fields(body: bytes, *, for_faststream: bool) -> dict[str, bytes]:
+    """An entry with the one field that FastStream reads, or with ``body``."""
+    if not for_faststream:
+        return {"body": body}
+    said = {"data": body.decode(), "headers": {"content-type": "application/json"}}
+    return {FASTSTREAM_FIELD: json.dumps(said).encode()}
+
+
+@contextlib.contextmanager
+def stream(url: str, name: str, count: int, body: bytes = BODY, *, for_faststream: bool) -> Iterator[None]:
     """A stream with ``count`` entries, inside; with the one field that FastStream reads, or with ``body``."""
     client = redis.Redis.from_url(url)
-    fields: dict[str, bytes]
-    if for_faststream:
-        fields = {
-            FASTSTREAM_FIELD: json.dumps(
-                {"data": BODY.decode(), "headers": {"content-type": "application/json"}}
-            ).encode()
-        }
-    else:
-        fields = {"body": BODY}
+    fields = _fields(body, for_faststream=for_faststream)
     for at in range(0, count, FLIGHT):
         with client.pipeline(transaction=False) as flight:
             for _ in range(min(FLIGHT, count - at)):
                 flight.xadd(name, fields)
             flight.execute()
     if for_faststream:
-        client.xgroup_create(name, GROUP, id="0")  # its own would begin behind what is there
+        client.xgroup_create(name, GROUP, id="0", mkstream=True)  # its own would begin behind what is there
     try:
         yield
     finally:

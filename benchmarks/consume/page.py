@@ -13,7 +13,7 @@ from benchmarks.consume.ratios import Verdict
 from benchmarks.consume.rounds import Result
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-_FIGURES = {"cpu": "µs of CPU a message", "rate": "messages a second", "rss": "MB"}
+_FIGURES = {"cpu": "µs of CPU a message", "rate": "messages a second", "rss": "MB", "p50": "ms, p50", "p99": "ms, p99"}
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c1c1e;background:#fff}
 h2{margin-top:2.5rem}table{border-collapse:collapse}td,th{padding:.25rem .8rem;text-align:right;border-bottom:1px solid #ddd}
 td:first-child,th:first-child{text-align:left}.bar{fill:#8a8f98}.ours{fill:#0a6e5c}text{font-size:13px;fill:currentColor}
@@ -57,7 +57,7 @@ def html(results: Sequence[Result], verdicts: Sequence[Verdict], versions: Seque
     ]
     for result in results:
         parts.append(f"<h2>{escape(result.broker)}, {escape(result.workload)}</h2>")
-        for figure in ("cpu", "rate"):
+        for figure in ("p50", "cpu") if result.workload == "steady" else ("cpu", "rate"):
             parts += _bars(result, figure)
     parts.append("<h2>Bounds</h2><table><tr><th>contest<th>beside<th>figure<th>bound<th>measured<th></tr>")
     for verdict in verdicts:
@@ -90,10 +90,13 @@ def write_into(file: Path, results: Sequence[Result], verdicts: Sequence[Verdict
 
 def _tables(results: Sequence[Result]) -> Iterator[str]:
     for result in results:
+        shown = [
+            figure for figure in _FIGURES if any(result.median(name, figure) is not None for name in result.rounds)
+        ]
         yield f"**{result.broker}, {result.workload}**\n"
-        yield "| | µs of CPU a message | messages a second | MB |\n|---|--:|--:|--:|"
+        yield f"| | {' | '.join(_FIGURES[figure] for figure in shown)} |\n|---|{'--:|' * len(shown)}"
         for name in result.rounds:
-            cells = [_number(result.median(name, figure)) for figure in _FIGURES]
+            cells = [_number(result.median(name, figure)) for figure in shown]
             yield f"| {name} | {' | '.join(cells)} |"
         yield ""
 

@@ -17,7 +17,7 @@ async def main() -> None:
     meter = Meter(count, workload)
     client = redis.asyncio.Redis.from_url(url, socket_timeout=None)
     try:
-        await client.xgroup_create(stream, GROUP, id="0")
+        await client.xgroup_create(stream, GROUP, id="0", mkstream=True)
     except ResponseError as error:
         if "BUSYGROUP" not in str(error):
             raise

@@ -13,7 +13,21 @@ from typing import Any
 PREFETCH = 200
 IO_AT_ONCE, IO_SECONDS = 100, 0.01
 WARM_UP = 10  # the first tenth is not measured
-BODY = json.dumps({"order": 4711, "customer": "c-1234", "items": [1, 2, 3], "note": "x" * 190}).encode()
+STEADY_RATE = 200  # messages a second
+_ORDER = {"order": 4711, "customer": "c-1234", "items": [1, 2, 3], "note": "x" * 190}
+BODY = json.dumps(_ORDER).encode()
+LARGE_BODY = json.dumps({**_ORDER, "note": "x" * 10_000}).encode()
+CPU_STEPS = 20_000  # of a loop, for a handler that computes
+
+
+def body_of(workload: str) -> bytes:
+    """What is published for it."""
+    return LARGE_BODY if workload == "10 KB" else BODY
+
+
+def body_sent_now() -> bytes:
+    """One that says when it was sent (monotonic: the same clock for all processes of a machine)."""
+    return json.dumps({**_ORDER, "sent": time.monotonic()}).encode()
 
 
 class Meter:
@@ -23,6 +37,10 @@ class Meter:
         self._left = count
         self._measured = count - count // WARM_UP
         self._io = workload == "io"
+        self._computes = workload == "CPU-bound"
+        self._waits: list[float] | None = (
+            [] if workload == "steady" else None
+        )  # seconds from the sending to the handler
         self._began = 0.0
         self._cpu = 0.0
         self.done = asyncio.Event()
@@ -32,8 +50,12 @@ class Meter:
         if isinstance(body, bytes | bytearray):
             body = json.loads(body)
         assert body["order"] == 4711
+        if self._waits is not None:
+            self._waits.append(time.monotonic() - body["sent"])
         if self._io:
             await asyncio.sleep(IO_SECONDS)
+        if self._computes:
+            sum(range(CPU_STEPS))
         self.count()
 
     def count(self) -> None:
@@ -47,16 +69,11 @@ class Meter:
 
     def _tell(self) -> None:
         seconds, cpu = time.monotonic() - self._began, time.process_time() - self._cpu
-        print(
-            json.dumps(
-                {
-                    "rate": self._measured / seconds,
-                    "cpu": 1e6 * cpu / self._measured,
-                    "rss": _peak_megabytes(),
-                }
-            ),
-            flush=True,
-        )
+        figures = {"rate": self._measured / seconds, "cpu": 1e6 * cpu / self._measured, "rss": _peak_megabytes()}
+        if self._waits is not None:
+            waits = sorted(self._waits[-self._measured :])
+            figures |= {"p50": 1e3 * waits[len(waits) // 2], "p99": 1e3 * waits[len(waits) * 99 // 100]}
+        print(json.dumps(figures), flush=True)
 
 
 def _peak_megabytes() -> float:

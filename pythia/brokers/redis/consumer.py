@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -74,6 +75,7 @@ class RedisConsumer(Generic[T]):
         self._putting = putting
         self._released = released
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._fetching: asyncio.Task[list[Held[T]]] | None = None
         self._ahead: list[Held[T]] = []  # read for a receive that was cancelled
         self._room = asyncio.Event()
@@ -132,7 +134,9 @@ class RedisConsumer(Generic[T]):
             await self._room.wait()
 
     def _tell_room(self) -> None:
-        if not self._loop.is_closed():
+        if threading.get_ident() == self._thread:  # the keeper has another
+            self._room.set()
+        elif not self._loop.is_closed():
             with contextlib.suppress(RuntimeError):  # closed meanwhile
                 self._loop.call_soon_threadsafe(self._room.set)
 

@@ -147,7 +147,19 @@ class StreamSource:
         words = fields.unbounded(written)
         envelope, marks = fields.envelope_of(words)
         token = Token(key.decode(), self.consumer, count)
-        attempt, deliveries = (fields.attempt_of(marks), count + fields.deliveries_of(marks)) if marks else (1, count)
+        stored_at = int(key.partition(b"-")[0]) / 1000
+        if not marks:
+            delivery = Delivery(
+                envelope,
+                queue=self._queue,
+                token=token,
+                deliveries=count,
+                redelivered=count > 1,
+                first_seen=min(now, stored_at),
+                identity=token.id,
+            )
+            return Held(token, delivery, words)
+        attempt, deliveries = fields.attempt_of(marks), count + fields.deliveries_of(marks)
         delivery = Delivery(
             envelope,
             queue=self._queue,
@@ -155,7 +167,7 @@ class StreamSource:
             attempt=attempt,
             deliveries=deliveries,
             redelivered=deliveries > 1 or attempt > 1,
-            first_seen=fields.first_seen_of(marks, int(key.partition(b"-")[0]) / 1000, now),
+            first_seen=fields.first_seen_of(marks, stored_at, now),
             identity=fields.identity_of(marks) or token.id,
         )
         return Held(token, delivery, words)
