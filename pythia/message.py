@@ -202,9 +202,9 @@ class Message(Generic[T]):
             redelivered=redelivered,
             first_seen=published,
         )
-        _set(self, "body", body)
-        _set(self, "_delivery", delivery)
-        _set(self, "_handle", None)
+        _set_body(self, body)
+        _set_delivery(self, delivery)
+        _set_handle(self, None)
 
     @property
     def id(self) -> str:
@@ -334,13 +334,16 @@ class Message(Generic[T]):
         return f"Message(id={self.id!r}, queue={self.queue!r}, attempt={self.attempt})"
 
 
-_set = object.__setattr__
+# Past the guard of a frozen message: what its slots are set by.
+_set_body = Message.__dict__["body"].__set__
+_set_delivery = Message.__dict__["_delivery"].__set__
+_set_handle = Message.__dict__["_handle"].__set__
 
 
 def delivered(delivery: Delivery, body: Any, handle: Handle | None) -> Message[Any]:
     """The message of a delivery; the one way in which core makes them."""
     message: Message[Any] = Message.__new__(Message)
-    _set(message, "body", body)
-    _set(message, "_delivery", delivery)
-    _set(message, "_handle", handle)
+    _set_body(message, body)
+    _set_delivery(message, delivery)
+    _set_handle(message, handle)
     return message

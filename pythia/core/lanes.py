@@ -193,11 +193,13 @@ class Lanes:
     async def _live(self, lane: Lane) -> None:
         suspects, stopwatch = self._shift.suspects, self._shift.stopwatch
         while (group := self._at_once(lane) or await self._take(lane)) is not None:
-            noted = [suspects.take(held.delivery) for held in group]
+            first = suspects.take(group[0].delivery)
+            others = [suspects.take(held.delivery) for held in group[1:]] if self._batched else ()
             try:
                 await self._work(lane, group)
             finally:
-                for slot in noted:
+                suspects.let_go(first)
+                for slot in others:
                     suspects.let_go(slot)
                 if not lane.abandoned:
                     self._finished(group)

@@ -34,15 +34,16 @@ class Slots:
         self.reserved = 0  # asked for, not yet here
         self.lent = 0  # asked for, not yet here, and not waited for any more
         self.ahead = 0  # deliveries to hold beyond the running ones
+        self.prefetch = self._most_held()
         self._service: float | None = None  # seconds a message takes, smoothed
         self._unnoted = 0.0  # seconds that messages took, not in there yet
         self._unnoted_messages = 0
         self._look_ahead()
         self._waiters: deque[asyncio.Future[None]] = deque()
 
-    @property
-    def prefetch(self) -> int:
-        """Most unsettled deliveries held (I8): at least every lane's, and one that each other queue may yet answer with."""
+    def _most_held(self) -> int:
+        """``prefetch``: most unsettled deliveries held (I8), at least every lane's, and one that each other queue may yet answer
+        with."""
         if self._prefetch is None:
             return 2 * (self.lanes + MOST_AHEAD) + self._queues
         return max(self._prefetch, self.lanes + self._queues - 1)
@@ -63,6 +64,7 @@ class Slots:
         self.lanes = lanes
         self._prefetch = prefetch
         self._queues = queues
+        self.prefetch = self._most_held()
         self._look_ahead()
         self._wake()
 
