@@ -234,7 +234,8 @@ def test_health_and_metrics_are_where_it_says_while_it_runs(site, workdir):
     variables = environment(PYTHIA_RETRY__BASE_SECONDS="60")
     with subprocess.Popen(command, cwd=workdir, env=variables, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        health, metrics = process.stdout.readline().split()[-2:]
+        line = next(line for line in process.stdout if "http://" in line)  # before it a notice, if the port is taken
+        health, metrics = line.split()[-2:]
         process.stdout.readline()
         with urllib.request.urlopen(health, timeout=30) as answer:
             assert json.load(answer)["worker"] == "integrity-worker"
