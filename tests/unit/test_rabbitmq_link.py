@@ -8,6 +8,7 @@ import pytest
 
 from pythia.brokers.rabbitmq.link import Link
 from pythia.brokers.rabbitmq.settings import RabbitSettings
+from pythia.errors import BrokerUnavailable
 
 
 async def test_a_connection_that_was_given_up_while_it_was_made_is_closed_for_the_driver_too() -> None:
@@ -28,4 +29,14 @@ async def test_a_connection_that_was_given_up_while_it_was_made_is_closed_for_th
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await opening
+        assert link._connection.is_closed
+
+
+async def test_a_connection_that_could_not_be_made_is_closed_for_the_driver_too() -> None:
+    async with await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0) as server:
+        url = f"amqp://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    for settings in (RabbitSettings(), RabbitSettings(connect_timeout=0.0)):
+        link = Link(url, settings, "test", "nowhere")
+        with pytest.raises(BrokerUnavailable):
+            await link.open()
         assert link._connection.is_closed

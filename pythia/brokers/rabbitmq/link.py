@@ -62,12 +62,11 @@ class Link:
         try:
             async with asyncio.timeout(self._settings.connect_timeout):
                 await self._connection.connect()
-        except asyncio.CancelledError:
+        except BaseException as error:
             self.abort()
             await self.close()  # else the driver does it when this is collected, by a coroutine that nobody awaits
-            raise
-        except Exception as error:
-            self.abort()
+            if not isinstance(error, Exception):
+                raise
             raise at_connecting(error, self.where, self._socket.refusal) from error
         self._wire.closing.add_done_callback(self._lost)
         setattr(self._wire, DRIVERS_PATIENCE, math.inf)
