@@ -76,6 +76,14 @@ def until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -
     raise AssertionError(f"not within {deadline:g} s: {what}")
 
 
+def freeze(pid: int) -> None:
+    """SIGSTOP, and wait until every thread stands still: on a busy machine some go on for a while."""
+    os.kill(pid, signal.SIGSTOP)
+    states = (task / "stat" for task in Path(f"/proc/{pid}/task").iterdir())
+    for state in states:
+        until(lambda state=state: state.read_text().rpartition(")")[2].split()[0] == "T", f"{pid} stands still")
+
+
 class Service:
     """A ``pythia run`` that was started; its log is read line by line as it comes."""
 

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.acceptance.service_kit import NOTE, Place, until
+from tests.acceptance.service_kit import NOTE, Place, freeze, until
 
 PATIENT = (
     NOTE
@@ -173,7 +173,7 @@ def test_a_busy_process_stopped_for_longer_than_its_lease_costs_at_most_a_second
     place.publish("default", names)
     with place.running("--port", "0", PYTHIA_LEASE_SECONDS="2") as first:
         until(lambda: len(place.ledger()) >= 20, "20 handlers running")
-        first.signal(signal.SIGSTOP)
+        freeze(first.pid)
         (tmp_path / "go").touch()
         with place.running("--port", "0", PYTHIA_LEASE_SECONDS="2") as second:
             until(lambda: place.rows("SELECT count(*) FROM messages") == [(0,)], "the second has done everything")
