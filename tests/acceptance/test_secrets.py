@@ -109,7 +109,8 @@ def test_a_worker_that_waits_for_its_broker_shows_no_password_anywhere(tmp_path:
     assert not [
         line for line in service.text if not line.startswith("{")
     ]  # nothing beside the log: no driver prints by itself
-    assert {line["event"].split(".")[0] for line in service.lines} <= {"worker", "broker"}
+    told = {line["event"].split(".")[0] for line in service.lines}
+    assert told - {"loop"} == {"worker", "broker"}  # a machine so busy that it blocks a loop may be told of
 
 
 @pytest.mark.parametrize("kind", REFUSING)
