@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pythia import SyncPublisher
+from tests.kit.frozen import freeze
 
 PYTHIA = (sys.executable, "-m", "pythia")
 DEADLINE = 60.0
@@ -74,14 +75,6 @@ def until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -
             return answer
         time.sleep(0.02)
     raise AssertionError(f"not within {deadline:g} s: {what}")
-
-
-def freeze(pid: int) -> None:
-    """SIGSTOP, and wait until every thread stands still: on a busy machine some go on for a while."""
-    os.kill(pid, signal.SIGSTOP)
-    states = (task / "stat" for task in Path(f"/proc/{pid}/task").iterdir())
-    for state in states:
-        until(lambda state=state: state.read_text().rpartition(")")[2].split()[0] == "T", f"{pid} stands still")
 
 
 class Service:
@@ -225,6 +218,10 @@ class Place:
         """``pythia run`` without probes until it ends; its exit code and what it said."""
         done = self.command("run", target, "--no-http", "--log-format", "json", *arguments, **environment)
         return done.returncode, done.stdout + done.stderr
+
+    def freeze(self, pid: int) -> None:
+        """Stop a process of its workers in a moment in which it keeps nobody out of the queue file."""
+        freeze(pid, self.file)
 
     def publish_bytes(self, queue: str, body: bytes, **said: Any) -> str:
         """Publish as any application may: whatever bytes, whatever they claim to be."""

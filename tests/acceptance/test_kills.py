@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.acceptance.service_kit import NOTE, Place, freeze, until
+from tests.acceptance.service_kit import NOTE, Place, until
 
 PATIENT = (
     NOTE
@@ -29,7 +29,7 @@ class App(Worker):
 """
 )
 
-STOPS_ITSELF = (
+WAITS_TO_BE_FROZEN = (
     NOTE
     + """
 class App(Worker):
@@ -37,7 +37,8 @@ class App(Worker):
         note("begin", message.body, os.getpid())
         if not os.path.exists("once"):
             open("once", "w").close()
-            os.kill(os.getpid(), signal.SIGSTOP)
+            while not os.path.exists("thawed"):
+                time.sleep(0.001)
         else:
             while not os.path.exists("go"):
                 await asyncio.sleep(0.01)
@@ -146,10 +147,12 @@ def test_a_stop_while_the_broker_is_waited_for_is_clean(tmp_path: Path) -> None:
 
 def test_a_process_stopped_for_longer_than_its_lease_settles_too_late_and_disturbs_nobody(tmp_path: Path) -> None:
     """The other has it by then: the late settlement is stale, counted, and changes nothing."""
-    place = Place(tmp_path, STOPS_ITSELF)
+    place = Place(tmp_path, WAITS_TO_BE_FROZEN)
     with place.running("--port", "0", PYTHIA_LEASE_SECONDS="2") as first:
         place.publish("default", ["m"])
-        until((tmp_path / "once").exists, "the handler has stopped its process")
+        until((tmp_path / "once").exists, "its handler runs")
+        place.freeze(first.pid)
+        (tmp_path / "thawed").touch()
         with place.running(PYTHIA_LEASE_SECONDS="2") as second:
             until(lambda: f"begin m {second.pid}" in place.ledger(), "the second worker handles it")
             first.signal(signal.SIGCONT)
@@ -173,7 +176,7 @@ def test_a_busy_process_stopped_for_longer_than_its_lease_costs_at_most_a_second
     place.publish("default", names)
     with place.running("--port", "0", PYTHIA_LEASE_SECONDS="2") as first:
         until(lambda: len(place.ledger()) >= 20, "20 handlers running")
-        freeze(first.pid)
+        place.freeze(first.pid)
         (tmp_path / "go").touch()
         with place.running("--port", "0", PYTHIA_LEASE_SECONDS="2") as second:
             until(lambda: place.rows("SELECT count(*) FROM messages") == [(0,)], "the second has done everything")

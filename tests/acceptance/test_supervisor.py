@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.acceptance.service_kit import NOTE, PYTHIA, Place, Service, assert_one_clear_line, freeze, until
+from tests.acceptance.service_kit import NOTE, PYTHIA, Place, Service, assert_one_clear_line, until
 
 QUICK = {"PYTHIA_LEASE_SECONDS": "2"}
 
@@ -184,7 +184,7 @@ def test_a_process_that_is_frozen_makes_the_service_not_ready_and_names_itself(p
     here = place(APP)
     with supervised(here, "-p", "2", running=2) as service:
         frozen = started(service)[1]
-        freeze(frozen)
+        here.freeze(frozen)
         code, text = service.ask("/readyz", deadline=20)
         assert code == 503
         assert f"pid {frozen}" in text

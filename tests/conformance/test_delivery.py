@@ -9,6 +9,7 @@ import pytest
 from pythia.broker import Published, Settled, Settlement
 from pythia.errors import BrokerUnavailable
 from tests.conformance.rigs import (
+    DEADLINE,
     bodies,
     envelope,
     failure,
@@ -229,6 +230,24 @@ async def test_a_cancelled_receive_loses_nothing(broker):
             if not receiving.cancelled():
                 await consumer.settle([Settlement(delivery, "release") for delivery in receiving.result()])
         assert sorted(int(body) for body in bodies(await take(consumer, 20))) == list(range(20))
+
+
+async def test_a_receive_cancelled_as_it_is_answered_loses_nothing(broker):
+    """Between the answer and the next step of the task that waits for it there is room for a cancellation."""
+    async with broker.consume("q", options()) as consumer:
+        for number in range(5):
+            receiving = asyncio.create_task(consumer.receive(10))
+            await asyncio.sleep(0)
+            publishing = asyncio.create_task(broker.publish("q", [envelope(str(number).encode())]))
+            async with asyncio.timeout(DEADLINE):
+                while not receiving.done() and ((waited := receiving._fut_waiter) is None or not waited.done()):
+                    await asyncio.sleep(0)
+            receiving.cancel()
+            await asyncio.wait((receiving,))
+            await publishing
+            if not receiving.cancelled():
+                await consumer.settle([Settlement(delivery, "release") for delivery in receiving.result()])
+        assert sorted(int(body) for body in bodies(await take(consumer, 5))) == list(range(5))
 
 
 async def test_a_cancelled_publish_takes_nobody_else_down(broker):

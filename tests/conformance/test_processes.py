@@ -18,6 +18,7 @@ from pythia.broker import Broker
 from pythia.brokers import open_broker
 from tests.conformance.real_rigs import real_rig
 from tests.conformance.rigs import envelope, holds, options, requires, soon, take, told, until
+from tests.kit.frozen import freeze
 
 CHILD = Path(__file__).with_name("worker_process.py")
 
@@ -29,15 +30,17 @@ class Shared:
     broker: Broker
     url: str
     queue: str
+    file: Path | None = None
 
 
 @pytest.fixture(params=["sqlite", "rabbitmq", "redis-stream", "redis-list"])
 async def shared(request, tmp_path) -> AsyncIterator[Shared]:
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'queue.db'}"
+        file = tmp_path / "queue.db"
+        url = f"sqlite:///{file}"
         broker = open_broker(url)
         await broker.connect()
-        yield Shared(broker=broker, url=url, queue="q")
+        yield Shared(broker=broker, url=url, queue="q", file=file)
         await broker.close()
         return
     rig = real_rig(request.param, own_server=False)
@@ -104,11 +107,11 @@ async def test_a_process_that_lives_is_not_robbed_however_long_it_takes(broker, 
         await soon(receiving)
 
 
-async def test_a_stopped_process_that_lost_its_messages_changes_nothing_when_it_wakes(broker, spawn):
+async def test_a_stopped_process_that_lost_its_messages_changes_nothing_when_it_wakes(broker, shared, spawn):
     requires(broker, "leased")
     await broker.publish("q", [envelope(id=f"m{n}") for n in range(10)])
     child = await holding(spawn)
-    child.send_signal(signal.SIGSTOP)
+    freeze(child.pid, shared.file)
     async with broker.consume("q", options(lease=1.0)) as consumer:
         await take(consumer, 10)
         child.send_signal(signal.SIGCONT)
@@ -119,13 +122,13 @@ async def test_a_stopped_process_that_lost_its_messages_changes_nothing_when_it_
     await holds(broker, "q", ready=10, in_flight=0)
 
 
-async def test_what_a_stopped_process_settles_after_it_was_lost_changes_nothing(broker, spawn):
+async def test_what_a_stopped_process_settles_after_it_was_lost_changes_nothing(broker, shared, spawn):
     requires(broker, "leased")
     await broker.publish("q", [envelope(id=f"m{n}") for n in range(10)])
     child = await holding(spawn)
     assert child.stdin is not None
     assert child.stdout is not None
-    child.send_signal(signal.SIGSTOP)
+    freeze(child.pid, shared.file)
     async with broker.consume("q", options(lease=1.0)) as consumer:
         await take(consumer, 10)
         child.stdin.write(b"settle\n")  # it finds this as it wakes, before it knows of anything

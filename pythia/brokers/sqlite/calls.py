@@ -55,7 +55,8 @@ class Question:
 class Answer:
     """A coroutine's wait for the thread.
 
-    ``unclaimed`` is called, from any thread, with a good answer that nobody waits for any more.
+    ``unclaimed`` is called, from any thread, with a good answer that reaches nobody: the wait was cancelled before it came,
+    or between its coming and the coroutine's next step.
     """
 
     __slots__ = ("future", "loop", "unclaimed")
@@ -64,6 +65,15 @@ class Answer:
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
         self.unclaimed = unclaimed
+
+    async def come(self) -> Any:
+        """What the thread answers."""
+        try:
+            return await self.future
+        except asyncio.CancelledError:
+            if not self.future.cancelled() and self.future.exception() is None:  # it had come
+                self.abandon(self.future.result(), None)
+            raise
 
     def deliver(self, value: Any, error: Exception | None) -> None:
         """In the event loop: hand over."""

@@ -31,7 +31,7 @@ class SqliteConsumer:
         self._writer.wait(Waiter(self._holder, limit, answer))
         self._waiting = answer
         try:
-            deliveries: Sequence[Delivery] = await answer.future
+            deliveries: Sequence[Delivery] = await answer.come()
         finally:
             self._waiting = None
         return deliveries

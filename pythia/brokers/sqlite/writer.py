@@ -71,14 +71,14 @@ class Writer:
         self._opened = Answer(unclaimed=lambda _file: self._submit(Stop(None)))
         self._open = True
         self._thread.start()
-        file: QueueFile = await self._opened.future
+        file: QueueFile = await self._opened.come()
         return file
 
     async def stop(self) -> None:
         """Let the thread finish what was asked, give back what is held, and end. Cancelled: it ends all the same."""
         answer = Answer()
         if self._submit(Stop(answer)):
-            await answer.future
+            await answer.come()
             self._thread.join()
 
     @property
@@ -123,7 +123,7 @@ class Writer:
                 self._outbox.put(answer, None, self._in_words(setback.error))
 
         self._hand_over(Change(work, on_landed, on_failed))
-        return await answer.future
+        return await answer.come()
 
     async def read(self, work: Callable[[Store], Any]) -> Any:
         """Have something read; needs no room on the disk."""
@@ -135,7 +135,7 @@ class Writer:
                 lambda setback: self._outbox.put(answer, None, self._in_words(setback.error)),
             )
         )
-        return await answer.future
+        return await answer.come()
 
     def wait(self, waiter: Waiter) -> None:
         """Claim for ``waiter`` as soon as there is something; its answer holds the deliveries."""
@@ -170,7 +170,7 @@ class Writer:
         """Give back what a consumer holds and renew it no more. Cancelled: it happens all the same."""
         answer = Answer()
         self._hand_over(self._dismissal(holder, answer))
-        await answer.future
+        await answer.come()
 
     def _dismissal(self, holder: Holder, answer: Answer | None) -> Change:
         def forget(_outcome: object) -> None:
