@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from pythia.broker import Published, Settled, Settlement
 from pythia.errors import BrokerUnavailable
+from pythia.message import Delivery
 from tests.conformance.rigs import (
-    DEADLINE,
     bodies,
     envelope,
     failure,
@@ -217,37 +218,30 @@ async def test_a_drain_in_the_middle_of_a_flood_loses_nothing(broker):
     await holds(broker, "q", ready=100, in_flight=0)
 
 
-async def test_a_cancelled_receive_loses_nothing(broker):
+async def a_turn(_receiving: asyncio.Task[Sequence[Delivery]]) -> None:
+    await asyncio.sleep(0)
+
+
+async def an_answer(receiving: asyncio.Task[Sequence[Delivery]]) -> None:
+    """Until what the task waits for has come, and before the task's next step: there is room for a cancellation there."""
+    while not receiving.done() and ((waited := receiving._fut_waiter) is None or not waited.done()):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(("moment", "rounds"), [(a_turn, 20), (an_answer, 5)])
+async def test_a_cancelled_receive_loses_nothing(broker, moment, rounds):
     async with broker.consume("q", options()) as consumer:
-        for number in range(20):
+        for number in range(rounds):
             receiving = asyncio.create_task(consumer.receive(10))
             await asyncio.sleep(0)
             publishing = asyncio.create_task(broker.publish("q", [envelope(str(number).encode())]))
-            await asyncio.sleep(0)
+            await soon(moment(receiving))
             receiving.cancel()
             await asyncio.wait((receiving,))
             await publishing
             if not receiving.cancelled():
                 await consumer.settle([Settlement(delivery, "release") for delivery in receiving.result()])
-        assert sorted(int(body) for body in bodies(await take(consumer, 20))) == list(range(20))
-
-
-async def test_a_receive_cancelled_as_it_is_answered_loses_nothing(broker):
-    """Between the answer and the next step of the task that waits for it there is room for a cancellation."""
-    async with broker.consume("q", options()) as consumer:
-        for number in range(5):
-            receiving = asyncio.create_task(consumer.receive(10))
-            await asyncio.sleep(0)
-            publishing = asyncio.create_task(broker.publish("q", [envelope(str(number).encode())]))
-            async with asyncio.timeout(DEADLINE):
-                while not receiving.done() and ((waited := receiving._fut_waiter) is None or not waited.done()):
-                    await asyncio.sleep(0)
-            receiving.cancel()
-            await asyncio.wait((receiving,))
-            await publishing
-            if not receiving.cancelled():
-                await consumer.settle([Settlement(delivery, "release") for delivery in receiving.result()])
-        assert sorted(int(body) for body in bodies(await take(consumer, 5))) == list(range(5))
+        assert sorted(int(body) for body in bodies(await take(consumer, rounds))) == list(range(rounds))
 
 
 async def test_a_cancelled_publish_takes_nobody_else_down(broker):
