@@ -20,7 +20,22 @@ from pythia.proof.proxy import Proxy
 
 CHILD = (sys.executable, "-m", "pythia.proof.child")
 DYING_SECONDS = 10.0
-_STOPPED_STATES = "Tt"
+_STOPPED_STATES = ("T", "t")
+
+
+def stands_still(pid: int) -> bool:
+    """Whether a child of ours is stopped by SIGSTOP, where there is /proc each of its threads: some go on for a while."""
+    threads = Path(f"/proc/{pid}/task")
+    if not threads.is_dir():
+        state = subprocess.run(  # noqa: S603 - asks for our own child, where there is no /proc
+            ["/bin/ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True, check=False
+        )
+        return state.stdout.strip()[:1] in _STOPPED_STATES
+    try:
+        stats = [(thread / "stat").read_text() for thread in threads.iterdir()]
+    except OSError:  # one has ended meanwhile
+        return False
+    return all(stat.rpartition(")")[2].split()[0] in _STOPPED_STATES for stat in stats)
 
 
 class WorkerEnded(PythiaError):
@@ -79,16 +94,6 @@ class Slot:
     def signal(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
-
-    def suspended(self) -> bool:
-        """Whether the process stands still by SIGSTOP."""
-        with contextlib.suppress(OSError, IndexError):
-            stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-            return stat[0] in _STOPPED_STATES
-        state = subprocess.run(  # noqa: S603 - asks for our own child, where there is no /proc
-            ["/bin/ps", "-o", "state=", "-p", str(self.pid)], capture_output=True, text=True, check=False
-        )
-        return state.stdout.strip()[:1] in _STOPPED_STATES
 
     def kill(self) -> int:
         """SIGKILL; how it ended."""

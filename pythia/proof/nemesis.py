@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from pythia.proof.crew import Crew, Slot
+from pythia.proof.crew import Crew, Slot, stands_still
 from pythia.proof.ledger import Following, Ledger
 from pythia.proof.producer import Producer
 from pythia.proof.proxy import Proxy
@@ -240,7 +240,9 @@ class Nemesis:
         try:
             yield (
                 lambda: (
-                    Shown(f"worker {slot.pid} stood still for {planned.seconds:.1f} s") if slot.suspended() else None
+                    Shown(f"worker {slot.pid} stood still for {planned.seconds:.1f} s")
+                    if stands_still(slot.pid)
+                    else None
                 )
             )
         finally:

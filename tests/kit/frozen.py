@@ -9,6 +9,8 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+from pythia.proof.crew import stands_still
+
 STILL_SECONDS = 30.0
 
 
@@ -24,9 +26,3 @@ def freeze(pid: int, file: Path | None = None) -> None:
         while not stands_still(pid):
             assert time.monotonic() < deadline, f"{pid} does not stand still"
             time.sleep(0.005)
-
-
-def stands_still(pid: int) -> bool:
-    """Whether each of its threads is stopped."""
-    states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").iterdir()]
-    return set(states) == {"T"}
