@@ -429,6 +429,7 @@ def test_processes_are_added_and_drained_by_a_reload(place) -> None:
         service.signal(signal.SIGUSR1)
         service.wait_for("consumer.registered", count=4)
         until(lambda: settled(service, 4), "four")
+        service.wait_for("config.applied", count=3)  # by the service and by the two that were there
         file.write_text("processes = 0\n")
         service.signal(signal.SIGUSR1)
         (refused,) = service.wait_for("config.refused")
@@ -513,6 +514,7 @@ queue = "letters"
         file.write_text(text.partition("[workers.post]")[0].replace("processes = 2", "processes = 1"))
         service.signal(signal.SIGUSR1)
         until(lambda: [process["worker"] for process in processes(service)] == ["orders"], "one is left")
+        service.wait_for("config.applied", count=2)  # by the service and by that process: the next file is not read yet
         assert service.events("config.refused") == []
         file.write_text("concurrency = 1\n")
         service.signal(signal.SIGUSR1)
