@@ -103,6 +103,7 @@ class Decoder:
         self._decompressed_bytes = decompressed_bytes
         self._depth = depth
         self._validate = _validator(declared)
+        self._parse = _parser(declared)
 
     def decode(self, envelope: Envelope) -> Any:
         """The body of ``envelope``.
@@ -114,10 +115,8 @@ class Decoder:
         if len(raw) > self._body_bytes:
             raise DecodeError(f"the body has {len(raw)} bytes, the limit is {self._body_bytes}", reason="too_large")
         if envelope.content_type == JSON and not envelope.content_encoding and self._takes_json:  # as nearly always
-            body = self._json(raw)
-        else:
-            body = self._decoded(raw, envelope)
-        return body if self._validate is None else self._validate(body)
+            return self._json(raw)
+        return self._decoded(raw, envelope)
 
     def _decoded(self, raw: bytes, envelope: Envelope) -> Any:
         charset = UTF8
@@ -154,19 +153,25 @@ class Decoder:
             case "json":
                 return self._json(raw if charset == UTF8 else _text(raw, charset).encode("utf-8", "surrogatepass"))
             case "text":
-                return _text(raw, charset)
+                return self._valid(_text(raw, charset))
             case "msgpack":
-                return self._unpack(raw)
+                return self._valid(self._unpack(raw))
             case _:
-                return raw
+                return self._valid(raw)
+
+    def _valid(self, body: Any) -> Any:
+        return body if self._validate is None else self._validate(body)
 
     def _json(self, raw: bytes) -> Any:
         if raw.count(b"[") + raw.count(b"{") > self._depth:
             self._check_depth(raw)
+        if self._parse is not None:
+            return self._parse(raw)
         try:
-            return pydantic_core.from_json(raw, allow_inf_nan=False)
+            body = pydantic_core.from_json(raw, allow_inf_nan=False)
         except ValueError as error:
             raise DecodeError(f"the body is not JSON: {error}") from None
+        return body if self._validate is None else self._validate(body)
 
     def _check_depth(self, raw: bytes) -> None:
         depth = 0
@@ -266,6 +271,28 @@ def _has_struct(declared: Any) -> bool:
     return hasattr(declared, "__struct_fields__") or any(_has_struct(inner) for inner in get_args(declared))
 
 
+def _parser(declared: Any) -> Callable[[bytes], Any] | None:
+    """What makes a body of JSON at once, where msgspec can: nothing that is not declared is ever built."""
+    if not _has_struct(declared):
+        return None
+    import msgspec  # noqa: PLC0415 - only a msgspec type needs it
+
+    try:
+        decode = msgspec.json.Decoder(declared).decode
+    except TypeError as error:
+        raise ConfigError(f"message_type: bodies cannot be validated as {declared!r}: {error}") from None
+
+    def parse(raw: bytes) -> Any:
+        try:
+            return decode(raw)
+        except msgspec.ValidationError as error:
+            raise _invalid(error) from None
+        except ValueError as error:
+            raise DecodeError(f"the body is not JSON: {error}") from None
+
+    return parse
+
+
 def _msgspec_validator(declared: Any) -> Callable[[Any], Any]:
     import msgspec  # noqa: PLC0415 - only a msgspec type needs it
 
@@ -273,9 +300,13 @@ def _msgspec_validator(declared: Any) -> Callable[[Any], Any]:
         try:
             return msgspec.convert(body, declared)
         except msgspec.ValidationError as error:
-            raise DecodeError(_QUOTED_VALUE.sub(r"\1", str(error)), reason="invalid") from None
+            raise _invalid(error) from None
 
     return validate
+
+
+def _invalid(error: Exception) -> DecodeError:
+    return DecodeError(_QUOTED_VALUE.sub(r"\1", str(error)), reason="invalid")
 
 
 def _fields(error: pydantic.ValidationError) -> str:

@@ -173,6 +173,13 @@ def test_what_is_not_json_is_undecodable(body):
     assert refusal(body).reason == "undecodable"
 
 
+@pytest.mark.parametrize(
+    "body", [b"", b'{"weight":', b'{"weight":NaN}', b'{"weight":1}}', b'{"weight":1} {}'], ids=repr
+)
+def test_what_is_not_json_is_undecodable_where_msgspec_reads_it_too(body):
+    assert refusal(body, declared=Parcel).reason == "undecodable"
+
+
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":'], ids=repr)
 def test_depth_is_capped_before_decoding(opening):
     closing = {b"[": b"]", b'{"a":': b"}", b'[{"a":': b"}]"}[opening]
@@ -400,6 +407,19 @@ def test_a_type_that_nothing_can_validate_is_a_configuration_error():
 
     with pytest.raises(ConfigError, match="Opaque"):
         Decoder(DEFAULT, Opaque, **LIMITS)
+
+
+def test_a_union_that_msgspec_cannot_tell_apart_is_a_configuration_error():
+    with pytest.raises(ConfigError, match=r"message_type.*more than one"):
+        Decoder(DEFAULT, Parcel | dict, **LIMITS)
+
+
+def test_a_struct_is_read_from_json_as_its_fields_are_declared():
+    class Ledger(msgspec.Struct):
+        sums: dict[int, float]
+        raw: bytes
+
+    assert decode(b'{"sums":{"7":1.5},"raw":"aGk=","more":[1]}', declared=Ledger) == Ledger({7: 1.5}, b"hi")
 
 
 def test_an_unknown_codec_that_is_not_installed_is_a_configuration_error(monkeypatch):
