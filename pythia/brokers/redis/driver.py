@@ -125,8 +125,9 @@ def packed(commands: Iterable[Sequence[Any]]) -> bytes:
     for command in commands:
         parts.append(b"*%d\r\n" % len(command))
         for word in command:
-            raw = word if type(word) is bytes else _raw(word)
-            parts += (b"$%d\r\n" % len(raw), raw, b"\r\n")
+            kind = type(word)
+            raw = word if kind is bytes else word.encode() if kind is str else _raw(word)
+            parts.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
     return b"".join(parts)
 
 

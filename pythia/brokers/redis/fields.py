@@ -56,6 +56,7 @@ _OWN = PROPERTIES | MARKS
 _PLAIN_NAMES = frozenset(name.decode() for name in (_OWN | {BODY, _PACKED}))
 _TRACE = ("traceparent", "tracestate")
 _LENGTH = struct.Struct(">I")
+_BODY_PACKED = _LENGTH.pack(len(BODY)) + BODY
 _SAID_BY_NEARLY_ALL = frozenset({BODY, ID, PUBLISHED_AT})  # of Pythia's own: a first copy, without headers
 _NO_MARKS: Marks = MappingProxyType({})
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -96,7 +97,7 @@ def _header_fields(headers: Mapping[str, Any]) -> list[bytes]:
 def envelope_of(fields: Fields) -> tuple[Envelope, Marks]:
     """What the fields say, and the marks that earlier owners left."""
     if len(fields) == 2 and fields[0] == BODY:  # a foreign one, as most are
-        return Envelope(fields[1], id=_digest_of(BODY, fields[1])), _NO_MARKS
+        return Envelope(fields[1], id=_digest_of_body(fields[1])), _NO_MARKS
     found = dict(pairs(fields))
     if found.keys() <= _SAID_BY_NEARLY_ALL and BODY in found and found.get(ID):
         return Envelope(
@@ -160,6 +161,11 @@ def _digest(fields: Fields) -> str:
 
 def _digest_of(*said: bytes) -> str:
     return hashlib.blake2b(pack(said), digest_size=16).hexdigest()
+
+
+def _digest_of_body(body: bytes) -> str:
+    """The same for one that has nothing but its body."""
+    return hashlib.blake2b(_BODY_PACKED + _LENGTH.pack(len(body)) + body, digest_size=16).hexdigest()
 
 
 def marked(fields: Fields, marks: Marks) -> list[bytes]:
