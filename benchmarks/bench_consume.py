@@ -28,7 +28,7 @@ from benchmarks.peers.contestants import python_of, versions_of  # noqa: E402
 SECONDS = 300
 RABBITMQ_URL = os.environ.get("PYTHIA_TEST_RABBITMQ_URL", "amqp://guest:guest@localhost:5672/")
 REDIS_URL = os.environ.get("PYTHIA_TEST_REDIS_URL", "redis://localhost:6379/0")
-SLOW = 4  # so many times fewer messages for who is slow
+SLOW, SLOWER = 4, 10  # so many times fewer messages for who is slow
 STEADY = 1000  # messages that come at an even pace
 
 
@@ -40,9 +40,10 @@ def consume(module: str, *words: str, python: Path | str = sys.executable) -> ro
     """
     command = [str(python), "-m", f"benchmarks.consume.{module}", *words]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
-    if ended.returncode or not ended.stdout.strip():
+    said = [line for line in ended.stdout.splitlines() if line.startswith("{")]  # some have a banner
+    if ended.returncode or not said:
         raise RuntimeError(f"{module} ended with {ended.returncode}: {ended.stderr.strip()[-500:]}")
-    figures: rounds.Figures = json.loads(ended.stdout.splitlines()[0])
+    figures: rounds.Figures = json.loads(said[0])
     return figures
 
 
@@ -67,13 +68,37 @@ def on_rabbitmq(kind: str, workload: str, count: int) -> rounds.Contest:
         "aio-pika": of("aio_pika_consumer", fewer=fewer),
         "FastStream": of("faststream_consumer", peer="faststream", fewer=fewer),
     }
+    if workload == "no-op" and kind == "classic":
+        contestants |= others(RABBITMQ_URL, name, workload, count, ("taskiq", "Celery", "Dramatiq"))
+    if workload == "io":
+        contestants |= others(RABBITMQ_URL, name, workload, count, ("taskiq", "Dramatiq"))
     if workload == "no-op":
         contestants["Pythia, by the driver"] = of(
             "pythia_worker", f"rabbitmq.queue_type={kind}", "rabbitmq.deliveries=driver", fewer=SLOW
         )
-    elif workload == "io":
+    if workload == "io":
         contestants["asyncio's ceiling"] = lambda: consume("ceiling", "", "", str(count), workload)
     return rounds.Contest(f"RabbitMQ, {kind} queue", workload, contestants)
+
+
+def mixed_with_slow_ones(broker: str, count: int) -> rounds.Contest:
+    """The no-op handlers among some that take a second, beside the same ones by themselves, with slots for all."""
+    name = f"pythia-bench-{os.getpid()}"
+    url = RABBITMQ_URL if broker == "RabbitMQ" else REDIS_URL
+
+    def of(workload: str) -> rounds.Run:
+        def run() -> rounds.Figures:
+            if broker == "RabbitMQ":
+                filled = fill.rabbitmq(url, name, "quorum", count)
+            else:
+                filled = fill.stream(url, name, count, for_faststream=False)
+            with filled:
+                return consume("pythia_worker", url, name, str(count), workload)
+
+        return run
+
+    kind = "RabbitMQ, quorum queue" if broker == "RabbitMQ" else "Redis, stream"
+    return rounds.Contest(kind, "mixed", {"Pythia": of("mixed"), "none slow": of("not mixed")})
 
 
 def on_redis(workload: str, count: int) -> rounds.Contest:
@@ -98,7 +123,23 @@ def on_redis(workload: str, count: int) -> rounds.Contest:
         "redis-py": of("redis_py_consumer", fewer=fewer),
         "FastStream": of("faststream_consumer", peer="faststream", fewer=fewer),
     }
+    if workload == "no-op":
+        contestants |= others(REDIS_URL, name, workload, count, ("taskiq", "Celery", "Dramatiq", "arq", "SAQ"))
     return rounds.Contest("Redis, stream", workload, contestants)
+
+
+def others(url: str, name: str, workload: str, count: int, peers: Sequence[str]) -> dict[str, rounds.Run]:
+    """Those that have a form of message of their own, and fill their queues themselves."""
+
+    def of(peer: str) -> rounds.Run:
+        def run() -> rounds.Figures:
+            with fill.emptied(url, name):
+                module, python = f"{peer.lower()}_consumer", python_of(peer.lower())
+                return consume(module, url, name, str(count // SLOWER), workload, python=python)
+
+        return run
+
+    return {peer: of(peer) for peer in peers}
 
 
 def on_sqlite(count: int) -> rounds.Contest:
@@ -117,6 +158,7 @@ def on_sqlite(count: int) -> rounds.Contest:
         "raw, batches of 50": of("sqlite_raw"),
         "huey": of("sqlite_huey", peer="sqlite", fewer=10),
         "GigQ": of("sqlite_gigq", peer="sqlite", fewer=20),
+        "persist-queue": of("sqlite_persist_queue", peer="sqlite", fewer=20),
     }
     return rounds.Contest("SQLite, synchronous=FULL", "no-op", contestants)
 
@@ -129,8 +171,10 @@ def contests(only: Sequence[str], count: int) -> list[rounds.Contest]:
         found.append(on_rabbitmq("classic", "io", max(2000, count // 2)))
         found += [on_rabbitmq("classic", workload, max(2000, count // 4)) for workload in ("10 KB", "CPU-bound")]
         found.append(on_rabbitmq("classic", "steady", STEADY))
+        found.append(mixed_with_slow_ones("RabbitMQ", count // 2))
     if "redis" in only:
         found += [on_redis("no-op", count), on_redis("10 KB", max(2000, count // 4)), on_redis("steady", STEADY)]
+        found.append(mixed_with_slow_ones("Redis", count // 2))
     if "sqlite" in only:
         found.append(on_sqlite(count))
     return found

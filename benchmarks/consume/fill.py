@@ -7,7 +7,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import aio_pika
 import pika
@@ -20,16 +20,37 @@ FASTSTREAM_FIELD, GROUP = "__data__", "bench"
 
 
 @contextlib.contextmanager
+def emptied(url: str, name: str) -> Iterator[None]:
+    """For who fills queues itself, under that name: what it leaves behind is taken away."""
+    try:
+        yield
+    finally:
+        if url.startswith("amqp"):
+            _take_away(url, [f"{name}{ending}" for ending in ("", ".DQ", ".XQ", ".dead_letter", ".delay")], [name])
+        else:
+            with redis.Redis.from_url(url) as client:
+                for pattern in (f"*{name}*", "dramatiq:*", "_kombu.binding.*", "unacked*"):
+                    for key in client.scan_iter(pattern):
+                        client.delete(key)
+
+
+def _take_away(url: str, queues: Sequence[str], exchanges: Sequence[str] = ()) -> None:
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        channel = connection.channel()
+        for queue in queues:
+            channel.queue_delete(queue)
+        for exchange in exchanges:
+            channel.exchange_delete(exchange)
+
+
+@contextlib.contextmanager
 def rabbitmq(url: str, name: str, kind: str, count: int, body: bytes = BODY) -> Iterator[None]:
     """A durable queue of that type with ``count`` persistent messages, inside."""
     asyncio.run(_publish(url, name, kind, count, body))
     try:
         yield
     finally:
-        with pika.BlockingConnection(pika.URLParameters(url)) as connection:
-            channel = connection.channel()
-            for queue in (name, f"{name}.dead"):
-                channel.queue_delete(queue)
+        _take_away(url, [name, f"{name}.dead"])
 
 
 async def _publish(url: str, name: str, kind: str, count: int, body: bytes) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 from benchmarks.consume.ratios import Verdict
 from benchmarks.consume.rounds import Result
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 _FIGURES = {"cpu": "µs of CPU a message", "rate": "messages a second", "rss": "MB", "p50": "ms, p50", "p99": "ms, p99"}
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c1c1e;background:#fff}
 h2{margin-top:2.5rem}table{border-collapse:collapse}td,th{padding:.25rem .8rem;text-align:right;border-bottom:1px solid #ddd}
@@ -79,13 +78,22 @@ def write_into(file: Path, results: Sequence[Result], verdicts: Sequence[Verdict
     Raises:
         ValueError: it has no such marks.
     """
-    page = file.read_text()
-    before, found, rest = page.partition(BEGIN)
-    _, closed, after = rest.partition(END)
+    write_between(file, "measured", f"{'; '.join(versions)}.\n\n{text(results, verdicts)}")
+
+
+def write_between(file: Path, mark: str, said: str) -> None:
+    """Replace what stands in ``file`` between the comments of that name; the machine and the day go first.
+
+    Raises:
+        ValueError: it has no such comments.
+    """
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, found, rest = file.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
     if not (found and closed):
-        raise ValueError(f"{file} has no {BEGIN} … {END}")
-    said = f"{_machine()}; {'; '.join(versions)}; {datetime.now(UTC):%Y-%m-%d}."
-    file.write_text(f"{before}{BEGIN}\n{said}\n\n{text(results, verdicts)}\n{END}{after}")
+        raise ValueError(f"{file} has no {begin} … {end}")
+    said = f"{_machine()}; {datetime.now(UTC):%Y-%m-%d}.\n\n{said}"
+    file.write_text(f"{before}{begin}\n{said}\n{end}{after}")
 
 
 def _tables(results: Sequence[Result]) -> Iterator[str]:

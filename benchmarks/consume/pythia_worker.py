@@ -6,13 +6,13 @@ import os
 import sys
 from typing import Any
 
-from benchmarks.consume.work import IO_AT_ONCE, PREFETCH, Meter, asked
+from benchmarks.consume.work import IO_AT_ONCE, PREFETCH, SLOW_EVERY, Meter, asked
 from pythia import Message, Worker, WorkerConfig
 
 
-def main() -> None:
+def main(kind: type[Meter] = Meter) -> None:
     url, queue, count, workload = asked()
-    meter = Meter(count, workload)
+    meter = kind(count, workload)
 
     class Measured(Worker):
         async def process_message(self, message: Message[Any]) -> None:
@@ -20,11 +20,14 @@ def main() -> None:
             if meter.done.is_set():
                 self.stop()
 
+    at_once = IO_AT_ONCE if workload == "io" else 10
+    if workload.endswith("mixed"):  # or "not mixed": with the same slots
+        at_once += count // SLOW_EVERY
     settings: dict[str, Any] = {
         "broker.url": url,
         "queue": queue,
-        "concurrency": IO_AT_ONCE if workload == "io" else 10,
-        "prefetch": PREFETCH,
+        "concurrency": at_once,
+        "prefetch": max(PREFETCH, 2 * at_once),
         "http.enabled": False,
         "log.level": "error",
     }

@@ -18,11 +18,18 @@ _ORDER = {"order": 4711, "customer": "c-1234", "items": [1, 2, 3], "note": "x" *
 BODY = json.dumps(_ORDER).encode()
 LARGE_BODY = json.dumps({**_ORDER, "note": "x" * 10_000}).encode()
 CPU_STEPS = 20_000  # of a loop, for a handler that computes
+SLOW_EVERY, SLOW_SECONDS = 20, 1.0  # of *mixed*, where the others are no-ops, and alone are measured
 
 
 def body_of(workload: str) -> bytes:
     """What is published for it."""
     return LARGE_BODY if workload == "10 KB" else BODY
+
+
+def order_of(workload: str) -> dict[str, Any]:
+    """The same, for those that write their messages themselves."""
+    order: dict[str, Any] = json.loads(body_of(workload))
+    return order
 
 
 def body_sent_now() -> bytes:
@@ -34,6 +41,9 @@ class Meter:
     """Counts messages, and measures from the end of the warm-up to the last one: wall time, and CPU time of this process."""
 
     def __init__(self, count: int, workload: str) -> None:
+        self._mixed = workload == "mixed"
+        self._begun = 0
+        count -= count // SLOW_EVERY if self._mixed else 0
         self._left = count
         self._measured = count - count // WARM_UP
         self._io = workload == "io"
@@ -52,8 +62,21 @@ class Meter:
         assert body["order"] == 4711
         if self._waits is not None:
             self._waits.append(time.monotonic() - body["sent"])
+        self._begun += 1
+        if self._mixed and self._begun % SLOW_EVERY == 0:
+            await asyncio.sleep(SLOW_SECONDS)
+            return
         if self._io:
             await asyncio.sleep(IO_SECONDS)
+        if self._computes:
+            sum(range(CPU_STEPS))
+        self.count()
+
+    def handle_at_once(self, order: Any) -> None:
+        """One message, where handlers are plain functions."""
+        assert order["order"] == 4711
+        if self._io:
+            time.sleep(IO_SECONDS)
         if self._computes:
             sum(range(CPU_STEPS))
         self.count()
@@ -62,10 +85,18 @@ class Meter:
         """It is done with."""
         self._left -= 1
         if self._left == self._measured:
+            self.began()
             self._began, self._cpu = time.monotonic(), time.process_time()
         elif self._left == 0:
             self._tell()
+            self.ended()
             self.done.set()
+
+    def began(self) -> None:
+        """The warm-up is over."""
+
+    def ended(self) -> None:
+        """The last one was measured."""
 
     def _tell(self) -> None:
         seconds, cpu = time.monotonic() - self._began, time.process_time() - self._cpu

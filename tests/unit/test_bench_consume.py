@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
-from benchmarks.consume import page, ratios, rounds
+from benchmarks.consume import page, parts, ratios, rounds
 from benchmarks.consume.ratios import Verdict, Wanted
 from benchmarks.consume.rounds import Contest, Result
+from benchmarks.consume.sampler import Sampler
+from benchmarks.consume.work import Meter
 
 
 def figures(rate: float, cpu: float = 1.0) -> rounds.Figures:
@@ -90,7 +93,7 @@ def test_the_page_needs_nothing_else_and_shows_everybody():
 
 def test_the_table_is_put_between_its_marks(tmp_path: Path):
     file = tmp_path / "performance.md"
-    file.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
+    file.write_text("before\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nafter\n")
     seen = result(Pythia=[figures(60_000, 14.25)], redis_py=[figures(11_000, 55)])
     page.write_into(file, [seen], [], ["redis 8.1.0"])
     said = file.read_text()
@@ -101,3 +104,40 @@ def test_the_table_is_put_between_its_marks(tmp_path: Path):
     file.write_text("nothing")
     with pytest.raises(ValueError, match="has no"):
         page.write_into(file, [seen], [], [])
+
+
+def test_every_sample_of_a_profile_belongs_to_one_part():
+    rows = [
+        ("pythia/core/lanes", "Lanes._work", 30),
+        ("pythia/core/life", "Life.run", 10),
+        ("pythia/brokers/redis/link", "Link.ask", 40),
+        ("benchmarks/consume/work", "Meter.handle", 5),
+        ("asyncio", "", 15),
+    ]
+    seen = parts.by_part(rows, 20.0)
+    assert sum(seen.values()) == pytest.approx(20.0)
+    assert seen["slot, lane, handler's context"] == pytest.approx(6.0)
+    assert seen["the rest of the engine"] == pytest.approx(2.0)
+    assert seen["broker: bytes in, acks out"] == pytest.approx(8.0)
+    assert seen["asyncio by itself"] == pytest.approx(3.0)
+    assert parts.by_part([], 20.0)["body"] == 0
+
+
+def test_the_sampler_sees_the_function_of_ours_that_computes():
+    sampler = Sampler()
+    before = signal.getsignal(signal.SIGPROF)
+    sampler.start()
+    try:
+        while sampler.seen[PLACE] < 3:
+            handle_at_once()
+    finally:
+        sampler.stop()
+        signal.signal(signal.SIGPROF, before)
+    assert (*PLACE, sampler.seen[PLACE]) in sampler.rows()
+
+
+PLACE = ("benchmarks/consume/work", "Meter.handle_at_once")
+
+
+def handle_at_once() -> None:
+    Meter(1000, "CPU-bound").handle_at_once({"order": 4711})
