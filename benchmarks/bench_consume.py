@@ -38,13 +38,22 @@ def consume(module: str, *words: str, python: Path | str = sys.executable) -> ro
     Raises:
         RuntimeError: it failed.
     """
+    figures: rounds.Figures = json.loads(said_by(module, *words, python=python)[0])
+    return figures
+
+
+def said_by(module: str, *words: str, python: Path | str = sys.executable) -> list[str]:
+    """The lines of JSON that the consumer prints; some print a banner, too.
+
+    Raises:
+        RuntimeError: it failed.
+    """
     command = [str(python), "-m", f"benchmarks.consume.{module}", *words]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
-    said = [line for line in ended.stdout.splitlines() if line.startswith("{")]  # some have a banner
+    said = [line for line in ended.stdout.splitlines() if line.startswith(("{", "["))]
     if ended.returncode or not said:
         raise RuntimeError(f"{module} ended with {ended.returncode}: {ended.stderr.strip()[-500:]}")
-    figures: rounds.Figures = json.loads(said[0])
-    return figures
+    return said
 
 
 def on_rabbitmq(kind: str, workload: str, count: int) -> rounds.Contest:
@@ -68,37 +77,30 @@ def on_rabbitmq(kind: str, workload: str, count: int) -> rounds.Contest:
         "aio-pika": of("aio_pika_consumer", fewer=fewer),
         "FastStream": of("faststream_consumer", peer="faststream", fewer=fewer),
     }
-    if workload == "no-op" and kind == "classic":
-        contestants |= others(RABBITMQ_URL, name, workload, count, ("taskiq", "Celery", "Dramatiq"))
-    if workload == "io":
-        contestants |= others(RABBITMQ_URL, name, workload, count, ("taskiq", "Dramatiq"))
     if workload == "no-op":
+        if kind == "classic":  # which they declare
+            contestants |= others(RABBITMQ_URL, name, workload, count, ("taskiq", "Celery", "Dramatiq"))
         contestants["Pythia, by the driver"] = of(
             "pythia_worker", f"rabbitmq.queue_type={kind}", "rabbitmq.deliveries=driver", fewer=SLOW
         )
-    if workload == "io":
+    elif workload == "io":
+        contestants |= others(RABBITMQ_URL, name, workload, count, ("taskiq", "Dramatiq"))
         contestants["asyncio's ceiling"] = lambda: consume("ceiling", "", "", str(count), workload)
     return rounds.Contest(f"RabbitMQ, {kind} queue", workload, contestants)
 
 
-def mixed_with_slow_ones(broker: str, count: int) -> rounds.Contest:
+def mixed_with_slow_ones(broker: str, url: str, count: int) -> rounds.Contest:
     """The no-op handlers among some that take a second, beside the same ones by themselves, with slots for all."""
     name = f"pythia-bench-{os.getpid()}"
-    url = RABBITMQ_URL if broker == "RabbitMQ" else REDIS_URL
 
     def of(workload: str) -> rounds.Run:
         def run() -> rounds.Figures:
-            if broker == "RabbitMQ":
-                filled = fill.rabbitmq(url, name, "quorum", count)
-            else:
-                filled = fill.stream(url, name, count, for_faststream=False)
-            with filled:
+            with fill.filled(url, name, "quorum", count):
                 return consume("pythia_worker", url, name, str(count), workload)
 
         return run
 
-    kind = "RabbitMQ, quorum queue" if broker == "RabbitMQ" else "Redis, stream"
-    return rounds.Contest(kind, "mixed", {"Pythia": of("mixed"), "none slow": of("not mixed")})
+    return rounds.Contest(broker, "mixed", {"Pythia": of("mixed"), "none slow": of("not mixed")})
 
 
 def on_redis(workload: str, count: int) -> rounds.Contest:
@@ -171,10 +173,10 @@ def contests(only: Sequence[str], count: int) -> list[rounds.Contest]:
         found.append(on_rabbitmq("classic", "io", max(2000, count // 2)))
         found += [on_rabbitmq("classic", workload, max(2000, count // 4)) for workload in ("10 KB", "CPU-bound")]
         found.append(on_rabbitmq("classic", "steady", STEADY))
-        found.append(mixed_with_slow_ones("RabbitMQ", count // 2))
+        found.append(mixed_with_slow_ones("RabbitMQ, quorum queue", RABBITMQ_URL, count // 2))
     if "redis" in only:
         found += [on_redis("no-op", count), on_redis("10 KB", max(2000, count // 4)), on_redis("steady", STEADY)]
-        found.append(mixed_with_slow_ones("Redis", count // 2))
+        found.append(mixed_with_slow_ones("Redis, stream", REDIS_URL, count // 2))
     if "sqlite" in only:
         found.append(on_sqlite(count))
     return found

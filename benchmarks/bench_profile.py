@@ -10,28 +10,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.bench_consume import RABBITMQ_URL, REDIS_URL, SECONDS  # noqa: E402 - the path is set just above
+from benchmarks.bench_consume import RABBITMQ_URL, REDIS_URL, said_by  # noqa: E402 - the path is set just above
 from benchmarks.consume import fill, page, parts  # noqa: E402
 
-BROKERS = {"rabbitmq": "RabbitMQ", "redis": "Redis streams"}
+BROKERS = {"rabbitmq": ("RabbitMQ", RABBITMQ_URL), "redis": ("Redis streams", REDIS_URL)}
 QUEUE = "pythia-bench-profile"
-
-
-def filled(broker: str, count: int) -> AbstractContextManager[None]:
-    if broker == "rabbitmq":
-        return fill.rabbitmq(RABBITMQ_URL, QUEUE, "classic", count)
-    return fill.stream(REDIS_URL, QUEUE, count, for_faststream=False)
 
 
 def profiled(broker: str, count: int) -> tuple[float, Sequence[parts.Row]]:
@@ -40,13 +32,9 @@ def profiled(broker: str, count: int) -> tuple[float, Sequence[parts.Row]]:
     Raises:
         RuntimeError: the worker failed.
     """
-    url = RABBITMQ_URL if broker == "rabbitmq" else REDIS_URL
-    command = [sys.executable, "-m", "benchmarks.consume.profiled", url, QUEUE, str(count), "no-op"]
-    with filled(broker, count):
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
-    if ended.returncode:
-        raise RuntimeError(f"the worker ended with {ended.returncode}: {ended.stderr.strip()[-500:]}")
-    figures, rows = map(json.loads, ended.stdout.splitlines()[:2])
+    _, url = BROKERS[broker]
+    with fill.filled(url, QUEUE, "classic", count):
+        figures, rows = map(json.loads, said_by("profiled", url, QUEUE, str(count), "no-op"))
     return figures["cpu"], [(module, function, samples) for module, function, samples in rows]
 
 
@@ -78,7 +66,7 @@ def written(runs: dict[str, list[tuple[float, Sequence[parts.Row]]]]) -> str:
     """µs of CPU a message, a row for each part and a column for each broker."""
     columns = [[parts.by_part(rows, cpu) for cpu, rows in seen] for seen in runs.values()]
     lines = [
-        f"| µs of CPU a message | {' | '.join(BROKERS[broker] for broker in runs)} |",
+        f"| µs of CPU a message | {' | '.join(BROKERS[broker][0] for broker in runs)} |",
         f"|---|{'--:|' * len(runs)}",
     ]
     for part in parts.PARTS:

@@ -15,6 +15,7 @@ def main() -> None:
     app = Celery("bench", broker=url)
     app.conf.update(
         task_default_queue=queue,
+        broker_transport_options={"global_keyprefix": f"{queue}:"} if url.startswith("redis") else {},
         task_acks_late=True,
         task_ignore_result=True,
         worker_prefetch_multiplier=PREFETCH,

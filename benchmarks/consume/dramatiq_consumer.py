@@ -18,7 +18,8 @@ def main() -> None:
     url, queue, count, workload = asked()
     meter = Meter(count, workload)
     over = threading.Event()
-    broker: dramatiq.Broker = RabbitmqBroker(url=url) if url.startswith("amqp") else RedisBroker(url=url)
+    broker: dramatiq.Broker
+    broker = RabbitmqBroker(url=url) if url.startswith("amqp") else RedisBroker(url=url, namespace=queue)
     broker.middleware[:] = [one for one in broker.middleware if type(one).__name__ != "Prometheus"]
     dramatiq.set_broker(broker)
     counting = threading.Lock()

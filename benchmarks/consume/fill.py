@@ -19,19 +19,29 @@ FLIGHT = 500
 FASTSTREAM_FIELD, GROUP = "__data__", "bench"
 
 
+def filled(url: str, name: str, kind: str, count: int) -> contextlib.AbstractContextManager[None]:
+    """A queue of that type, or a stream where the URL is Redis's, with ``count`` messages, inside."""
+    if url.startswith("amqp"):
+        return rabbitmq(url, name, kind, count)
+    return stream(url, name, count, for_faststream=False)
+
+
 @contextlib.contextmanager
 def emptied(url: str, name: str) -> Iterator[None]:
-    """For who fills queues itself, under that name: what it leaves behind is taken away."""
+    """For who fills queues itself: what it leaves behind under that name is taken away."""
     try:
         yield
     finally:
         if url.startswith("amqp"):
-            _take_away(url, [f"{name}{ending}" for ending in ("", ".DQ", ".XQ", ".dead_letter", ".delay")], [name])
+            _take_away(url, [f"{name}{ending}" for ending in ("", ".DQ", ".XQ", ".dead_letter")], [name])
         else:
             with redis.Redis.from_url(url) as client:
-                for pattern in (f"*{name}*", "dramatiq:*", "_kombu.binding.*", "unacked*"):
-                    for key in client.scan_iter(pattern):
-                        client.delete(key)
+                _delete_keys(client, name)
+
+
+def _delete_keys(client: redis.Redis, name: str) -> None:
+    for key in client.scan_iter(f"*{name}*"):
+        client.delete(key)
 
 
 def _take_away(url: str, queues: Sequence[str], exchanges: Sequence[str] = ()) -> None:
@@ -152,6 +162,5 @@ def stream(url: str, name: str, count: int, body: bytes = BODY, *, for_faststrea
     try:
         yield
     finally:
-        for key in client.scan_iter(f"*{name}*"):
-            client.delete(key)
+        _delete_keys(client, name)
         client.close()

@@ -20,9 +20,9 @@ PARTS = {  # by the beginnings of modules' names; the first that fits
     ),
     "counters": ("pythia/core/report", "pythia/core/tally"),
     "note of what is in hand": ("pythia/core/suspects", "pythia/core/journal"),
-    "the rest of the engine": ("pythia/",),
     "the benchmark's handler": ("benchmarks/",),
-    "asyncio by itself": ("",),
+    "asyncio by itself": ("pythia/service", "asyncio"),  # which run() waits for
+    "the rest of the engine": ("",),
 }  # fmt: skip
 
 

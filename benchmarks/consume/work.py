@@ -68,15 +68,16 @@ class Meter:
             return
         if self._io:
             await asyncio.sleep(IO_SECONDS)
-        if self._computes:
-            sum(range(CPU_STEPS))
-        self.count()
+        self._compute_and_count()
 
     def handle_at_once(self, order: Any) -> None:
         """One message, where handlers are plain functions."""
         assert order["order"] == 4711
         if self._io:
             time.sleep(IO_SECONDS)
+        self._compute_and_count()
+
+    def _compute_and_count(self) -> None:
         if self._computes:
             sum(range(CPU_STEPS))
         self.count()

@@ -171,7 +171,7 @@ class Decoder:
             body = pydantic_core.from_json(raw, allow_inf_nan=False)
         except ValueError as error:
             raise DecodeError(f"the body is not JSON: {error}") from None
-        return body if self._validate is None else self._validate(body)
+        return self._valid(body)
 
     def _check_depth(self, raw: bytes) -> None:
         depth = 0

@@ -121,6 +121,7 @@ def test_every_sample_of_a_profile_belongs_to_one_part():
     assert seen["broker: bytes in, acks out"] == pytest.approx(8.0)
     assert seen["asyncio by itself"] == pytest.approx(3.0)
     assert parts.by_part([], 20.0)["body"] == 0
+    assert parts.part_of("pythia/service") == "asyncio by itself"  # no frame of ours is within the loop's own work
 
 
 def test_the_sampler_sees_the_function_of_ours_that_computes():
