@@ -204,6 +204,9 @@ def both(payload: bytes) -> list[Received]:
 @example(
     struct.pack(">HHQH", 60, 0, 2, 1 << 13) + long(short(b"pythia-attempt") + b"d\x7f\xf8" + b"\x00" * 6) + b"\xce"
 )
+@example(
+    struct.pack(">HHQH", 60, 0, 2, 3 << 12) + long(short(b"pythia-attempt")) + b"\x01\xce"
+)  # a name without a value
 @given(header_frames())
 def test_of_any_header_frame_comes_a_delivery_and_a_copy_that_counts_what_we_counted(payload: bytes) -> None:
     of_the_driver, message = both(payload)

@@ -38,6 +38,7 @@ BEAT = struct.pack(">BHIB", 8, 0, 0, 0xCE)
 """A frame that only says that its sender lives."""
 
 _BUFFER_BYTES = 256 * 1024
+_NO_VALUE = b"\x01"  # no type of a field begins so
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +126,10 @@ def _size_of(shape: str, payload: bytes, at: int) -> int:
 
 
 def _can_be_read(shape: str, piece: bytes) -> bool:
+    """Also with something behind it, which is no value: where a table lacks its last one, the driver takes what follows for it."""
     try:
         by_type(piece, shape)
+        by_type(piece + _NO_VALUE, shape)
     except Exception:  # noqa: BLE001 - as above
         return False
     return True
