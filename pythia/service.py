@@ -67,7 +67,7 @@ def run(worker: Worker, options: RunOptions = PLAIN) -> int:
     When a handler or a thread never returns, the process ends at the drain deadline with 75.
     """
     options = replace(options, exits=True)
-    runner = asyncio.Runner()
+    runner = asyncio.Runner(loop_factory=_new_loop)
     code = 70
     try:
         runner.run(serve(worker, options))
@@ -78,6 +78,15 @@ def run(worker: Worker, options: RunOptions = PLAIN) -> int:
         _leave(code or 75)
     _close(runner, life_of(worker), code)
     return code
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """That of uvloop where it is installed (the extra ``fast``), that of asyncio otherwise."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional, and 15 ms that only who runs a worker pays
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 def _close(runner: asyncio.Runner, life: Life, code: int) -> None:

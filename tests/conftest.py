@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from hypothesis import settings
 
 from tests.kit import servers
@@ -21,6 +23,13 @@ settings.load_profile("pythia")
 
 def _is_setting(name: str) -> bool:
     return name == "LOG_LEVEL" or (name.startswith("PYTHIA_") and not name.startswith("PYTHIA_TEST_"))
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """``PYTHIA_TEST_LOOP=uvloop`` runs the tests on the loop that a worker has with the extra ``fast``."""
+    if os.environ.get("PYTHIA_TEST_LOOP", "asyncio") == "uvloop":
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture(autouse=True)
