@@ -45,10 +45,17 @@ def move(fence, *writes, deletes="auto"):
     return MOVE(keys, GROUP, deletes, *fence, "nobody", 86_400_000, *described(writes, 1))
 
 
+def ack(*fences, deletes="auto"):
+    """Of one consumer's entries."""
+    (consumer,) = {consumer for _, consumer, _ in fences}
+    words = [word for id_, _, count in fences for word in (id_, count)]
+    return ACK(["q"], GROUP, deletes, consumer, "0", *words)
+
+
 @pytest.mark.parametrize("fence", [("1-1", "other", 1), ("1-1", "me", 2), ("1-2", "me", 1)])
 async def test_nothing_is_written_for_a_delivery_that_is_not_ours(link, held, fence):
     copy = Write("stream", "copy", [b"body", b"x"])
-    assert await link.call(*ACK(["q"], GROUP, "auto", *fence)) == [0]
+    assert await link.call(*ack(fence)) == [0]
     assert await link.call(*RELEASE(["q"], GROUP, "nobody", 1000, *fence)) == [0]
     assert await link.call(*move(fence, copy)) == 0
     assert await link.call("EXISTS", "copy") == 0
@@ -96,13 +103,13 @@ async def test_a_move_that_cannot_write_everything_writes_nothing_and_keeps_the_
 
 async def test_an_acked_entry_is_deleted_only_while_no_other_group_reads_the_stream(link, held):
     await link.call("XGROUP", "CREATE", "q", "another", "0")
-    assert await link.call(*ACK(["q"], GROUP, "auto", *held)) == [1]
+    assert await link.call(*ack(held)) == [1]
     assert (await pending(link), await link.call("XLEN", "q")) == ([], 1)
 
 
 @pytest.mark.parametrize(("deletes", "left"), [("always", 0), ("never", 1), ("auto", 0)])
 async def test_an_acked_entry_is_deleted_as_the_configuration_says(link, held, deletes, left):
-    assert await link.call(*ACK(["q"], GROUP, deletes, *held)) == [1]
+    assert await link.call(*ack(held, deletes=deletes)) == [1]
     assert await link.call("XLEN", "q") == left
 
 
@@ -142,3 +149,28 @@ async def test_a_payload_that_only_begins_like_ours_is_given_back_as_a_body(link
     await link.call("LPUSH", "held", once)
     await link.call(*give(["held", "q"], once))
     assert await link.call("RPOP", "q") == once == fields.wrap([b"body", b"x", fields.RETURNED, b"1"])
+
+
+@pytest.mark.parametrize("between", [0, 100])
+async def test_of_many_entries_those_are_acked_that_are_ours_at_this_hand_out(link, between):
+    """``between``: how many others of ours lie among each two, more than one look finds."""
+    ids = [f"{number}-{part}" for number in (8, 9, 10, 11) for part in range(5 * (between + 1))]
+    await link.call("XGROUP", "CREATE", "q", GROUP, "0", "MKSTREAM")
+    for id_ in ids:
+        await link.call("XADD", "q", id_, "body", "x")
+    await link.call("XREADGROUP", "GROUP", GROUP, "me", "STREAMS", "q", ">")
+    chosen = ids[:: between + 1]
+    stolen, again, gone = chosen[3], chosen[7], chosen[12]
+    await link.call("XCLAIM", "q", GROUP, "thief", 0, stolen)
+    await link.call("XCLAIM", "q", GROUP, "me", 0, again)  # handed out a second time
+    await link.call("XACK", "q", GROUP, gone)
+    wanted = [*chosen[10:], "7-7", *chosen[:10]]
+    answers = await link.call(*ACK(["q"], GROUP, "auto", "me", "1", *wanted))
+    assert dict(zip(wanted, answers, strict=True)) == {
+        id_: int(id_ not in (stolen, again, gone, "7-7")) for id_ in wanted
+    }
+    assert await link.call(*ack((again, "me", 2), *((id_, "me", 1) for id_ in (stolen, gone, chosen[0], "12-0")))) == [
+        *(1, 0, 0, 0, 0)
+    ]
+    left = {row[0].decode() for row in await link.call("XPENDING", "q", GROUP, "-", "+", 10_000)}
+    assert left == set(ids) - set(chosen) | {stolen}

@@ -145,16 +145,18 @@ class RedisConsumer(Generic[T]):
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
         """As the contract says: in one round trip, each item's writes and its ack all or nothing."""
         held = self._holder.begin(batch)
-        answers = [Settled.STALE if one is None else Settled.DONE for one in held]
+        done, stale = Settled.DONE, Settled.STALE
+        answers = [stale if one is None else done for one in held]
         try:
             await self._carry_out(batch, held, answers)
         except BaseException:
             self._holder.end((), [one for one in held if one is not None])
             raise
+        refused = Settled.REFUSED
         ours = [(one, answer) for one, answer in zip(held, answers, strict=True) if one is not None]
         self._holder.end(
-            [one for one, answer in ours if answer is not Settled.REFUSED],
-            [one for one, answer in ours if answer is Settled.REFUSED],
+            [one for one, answer in ours if answer is not refused],
+            [one for one, answer in ours if answer is refused],
         )
         if any(settlement.kind == "release" for settlement in batch):
             await self._released()
@@ -168,13 +170,16 @@ class RedisConsumer(Generic[T]):
         if not plan:
             return
         self._raise_if_gone()
-        named = [name for one in batch for output in one.outputs for name in self._server.remembering(output.queue)]
+        outputs = [output for one in batch if one.outputs for output in one.outputs]
+        named = [name for output in outputs for name in self._server.remembering(output.queue)]
         replies = (await self._server.link.ask(*(command for command, _ in plan), *named))[: len(plan)]
         self._server.note(replies)
         for reply, (command, places) in zip(replies, plan, strict=True):
             parts = reply if isinstance(reply, list) else [reply] * len(places)
+            if parts.count(1) == len(places):
+                continue  # it is done, as it is put down already
             for place, part in zip(places, parts, strict=True):
-                if part != 1:  # else it is done, as it is put down already
+                if part != 1:
                     answers[place] = self._source.answered(part, keys_of(command))
 
     def _plan(
@@ -184,6 +189,9 @@ class RedisConsumer(Generic[T]):
         plain: dict[str, list[tuple[Held[T], int]]] = {"ack": [], "release": []}
         for place, (settlement, one) in enumerate(zip(batch, held, strict=True)):
             if one is None:
+                continue
+            if settlement.kind == "ack" and not settlement.outputs and not one.vanished:  # as most are
+                plain["ack"].append((one, place))
                 continue
             writes = self._writes(settlement, one)
             if writes or one.vanished:

@@ -52,10 +52,11 @@ class Holder(Generic[T]):
         """Account for new deliveries; where one with the same token is still held, that one is lost."""
         with self._lock:
             twice = [self._tokens[held.token] for held in taken if held.token in self._tokens]
-        self.lose(twice, AGAIN)
+        if twice:
+            self.lose(twice, AGAIN)
         with self._lock:
-            self._held.update((id(held.delivery), held) for held in taken)
-            self._tokens.update((held.token, held) for held in taken)
+            for held in taken:
+                self._held[id(held.delivery)] = self._tokens[held.token] = held
 
     def too_long(self) -> list[Held[T]]:
         """What is held for longer than its handler may take."""
