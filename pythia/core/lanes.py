@@ -209,9 +209,9 @@ class Lanes:
 
     def _at_once(self, lane: Lane) -> list[Held] | None:
         """The next group if there is one that need not be waited for. No handler begins once a drain has (I6)."""
-        if self._ready and not self._batched and not self._over(lane) and self._may_begin():
-            return [self._begin()]
-        return None
+        if not self._ready or self._batched or lane.retired or self._shift.stopping.is_set() or not self._may_begin():
+            return None
+        return [self._begin()]
 
     async def _take(self, lane: Lane) -> list[Held] | None:
         """The next group; None when the lane should end."""
@@ -320,7 +320,7 @@ class Lanes:
             self.busy.set()
             await _handle(lane, admitted, processor, self._shift.clock)
             if not lane.abandoned:
-                for held in admitted:
+                for held in admitted if self._keys.in_use else ():
                     self.pass_on(held)
         if not lane.abandoned:
             _measure(group, self._shift.stopwatch() - started, self._slots, self._shift)
@@ -392,8 +392,9 @@ async def _handle(lane: Lane, admitted: Sequence[Held], processor: Processor, cl
         interrupt = await lane.take_interrupt()
     if lane.abandoned:
         return
+    plainly = interrupt is None and not processor.dedup.holds
     for held in admitted:
-        if interrupt is None and not processor.dedup.holds:
+        if plainly:
             processor.ended_plainly(held, value, raised)
         else:
             await processor.ended(held, interrupt, value, raised)

@@ -60,6 +60,11 @@ class Keys:
         """Keys of another broker: what is at work, or waits, ends as it began."""
         self._key_of = key_of
 
+    @property
+    def in_use(self) -> bool:
+        """Some delivery has its turn, or is parked."""
+        return bool(self._of)
+
     def may_go(self, held: Held) -> bool:
         """Whether it is this delivery's turn. If not, it is parked, or settled: deferred behind those before it."""
         if self._key_of is None or held.message is None or (name := self._key_of(held.message)) is None:
@@ -77,7 +82,7 @@ class Keys:
 
     def ended(self, held: Held) -> Held | None:
         """A delivery that had its turn is settled or lost; the next of its key, if one may go now."""
-        name = self._of.pop(id(held), None) if self._of else None
+        name = self._of.pop(id(held), None)
         if name is None:
             return None
         key = self._keys[name]

@@ -83,12 +83,12 @@ class Settler:
             self._note(0)  # what was refused is lost by now: nobody stands in the way any more
             return
         answers = await self._consumer.settle([settlement for _, settlement in batch])
-        refused = []
+        refused, no, answered = [], Settled.REFUSED, self._answered
         for row, answer in zip(batch, answers, strict=True):
-            if answer is Settled.REFUSED:
+            if answer is no:
                 refused.append(row)
             else:
-                self._answered(*row, answer)
+                answered(*row, answer)
         self._pending[:0] = refused
         self._note(len(refused))
 

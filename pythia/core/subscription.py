@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COLD_SECONDS = 0.05  # a receive that waited longer found its queue empty
 SERVED_SECONDS = 2.0  # a broker that says no to a first receive has said it by then
+_DONE = Settled.DONE  # Python 3.11 takes longer to look it up than to do all the rest
 DRAIN_SECONDS = 2.0  # a drained receive returns within a second; beyond this it is given up
 
 Arrived = Callable[[Sequence[Held]], None]
@@ -222,14 +223,14 @@ class Subscription:
 
     def _answered(self, held: Held, settlement: Settlement, answer: Settled) -> None:
         self._forget(held)
-        outcome = held.outcome
+        outcome, shift = held.outcome, self._shift
         if held.lost is not None:  # meanwhile: counted and told then
             self._stale()
-        elif answer is Settled.DONE and outcome is not None:
+        elif answer is _DONE and outcome is not None:
             self.settled = True
             report.settled(held, outcome, settlement.outputs, self._tally)
-            if self._shift.on_outcome is not None and held.message is not None:
-                self._shift.on_outcome(held.message, outcome)
+            if shift.on_outcome is not None and held.message is not None:
+                shift.on_outcome(held.message, outcome)
         else:
             report.lost(held, f"{settlement.kind} came too late", self._tally)
             self._stale()

@@ -76,8 +76,9 @@ class RedisConsumer(Generic[T]):
         self._released = released
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._fetching: asyncio.Task[list[Held[T]]] | None = None
-        self._ahead: list[Held[T]] = []  # read for a receive that was cancelled
+        self._fetching: asyncio.Task[None] | None = None
+        self._fetched = asyncio.Event()  # a read is over
+        self._ahead: list[Held[T]] = []  # read, and not handed out
         self._room = asyncio.Event()
         self._draining = asyncio.Event()
         self._gone: BrokerError | None = None
@@ -110,19 +111,23 @@ class RedisConsumer(Generic[T]):
                 return await self._wait_for_room()
             self._fetching = self._loop.create_task(self._read(room), name=f"redis read {self._queue}")
         fetching = self._fetching
-        await asyncio.wait({fetching})  # cancelled: the task goes on, and the next receive or leave() waits for it
-        self._fetching = None
-        try:
-            self._ahead += fetching.result()
-        except BrokerError as error:
-            self._gone = self._gone or error
-            raise
+        self._fetched.clear()
+        await self._fetched.wait()  # cancelled: the task goes on, and the next receive or leave() waits for it
+        if fetching.done():
+            fetching.result()
         return None
 
-    async def _read(self, room: int) -> list[Held[T]]:
-        held = await self._source.read(self._reader, room, self._holder.options.lease, self._is_over)
-        self._holder.take(held)
-        return held
+    async def _read(self, room: int) -> None:
+        """A task of its own, which tells by an event: its end as a task would take two turns of the loop longer."""
+        try:
+            held = await self._source.read(self._reader, room, self._holder.options.lease, self._is_over)
+            self._holder.take(held)
+            self._ahead += held
+        except BrokerError as error:
+            self._gone = self._gone or error
+        finally:
+            self._fetching = None
+            self._fetched.set()
 
     def _is_over(self) -> bool:
         return self._draining.is_set() or self._gone is not None
@@ -246,7 +251,7 @@ class RedisConsumer(Generic[T]):
     async def look_again(self) -> None:
         """Something was given back: a read that waits begins anew."""
         self._source.look_again()
-        if self._fetching is not None and not self._fetching.done():
+        if self._fetching is not None:
             await self._server.unblock(self._reader)
 
     async def watch(self) -> None:
