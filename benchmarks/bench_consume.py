@@ -23,13 +23,22 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.consume import fill, page, ratios, rounds  # noqa: E402 - the path is set just above
 from benchmarks.consume.work import body_of  # noqa: E402
-from benchmarks.peers.contestants import python_of, versions_of  # noqa: E402
+from benchmarks.peers.contestants import is_installed, python_of, versions_of  # noqa: E402
 
 SECONDS = 300
 RABBITMQ_URL = os.environ.get("PYTHIA_TEST_RABBITMQ_URL", "amqp://guest:guest@localhost:5672/")
 REDIS_URL = os.environ.get("PYTHIA_TEST_REDIS_URL", "redis://localhost:6379/0")
 SLOW, SLOWER = 4, 10  # so many times fewer messages for who is slow
 STEADY = 1000  # messages that come at an even pace
+PEERS = {  # whose version is told, by environment
+    "faststream": ("faststream", "aio-pika", "redis", "uvloop"),
+    "taskiq": ("taskiq", "taskiq-aio-pika", "taskiq-redis", "uvloop"),
+    "celery": ("celery", "kombu"),
+    "dramatiq": ("dramatiq",),
+    "arq": ("arq", "redis"),
+    "saq": ("saq", "redis"),
+    "sqlite": ("huey", "gigq", "persist-queue"),
+}
 
 
 def consume(module: str, *words: str, python: Path | str = sys.executable) -> rounds.Figures:
@@ -182,6 +191,14 @@ def contests(only: Sequence[str], count: int) -> list[rounds.Contest]:
     return found
 
 
+def told_versions() -> list[str]:
+    """Of ourselves and what we stand on, and of each peer that was installed to be measured."""
+    names = ("pythia-worker", "aio-pika", "aiormq", "redis", "hiredis", "msgspec", "uvloop")
+    ours = versions_of(sys.executable, *(name for name in names if ratios.installed(name)))
+    peers = [f"{peer}: {versions_of(python_of(peer), *told)}" for peer, told in PEERS.items() if is_installed(peer)]
+    return [f"ours: {ours}", *peers]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="rabbitmq,redis,sqlite", help="brokers, separated by commas")
@@ -192,10 +209,9 @@ def main() -> int:
     parser.add_argument("--write-docs", action="store_true", help="put the table into docs/performance.md")
     parser.add_argument("--gate", action="store_true", help="exit 1 when a ratio of ratios.json is missed")
     chosen = parser.parse_args()
-    names = ("pythia-worker", "aio-pika", "aiormq", "redis", "hiredis")
-    versions = [versions_of(sys.executable, *(name for name in names if ratios.installed(name)))]
     results = [rounds.held(contest, chosen.rounds, print) for contest in contests(chosen.only.split(","), chosen.count)]
-    verdicts = ratios.judged(results, ratios.read())
+    verdicts, versions = ratios.judged(results, ratios.read()), told_versions()
+    print("\n".join(versions))
     print(page.text(results, verdicts))
     if chosen.json:
         chosen.json.write_text(json.dumps(page.plain(results, verdicts, versions), indent=1))

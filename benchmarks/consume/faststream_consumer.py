@@ -1,10 +1,11 @@
-"""FastStream without its log, acknowledging after the work: runs in the peer's own environment."""
+"""FastStream without its log, acknowledging after the work, on uvloop, as its command line does: runs in the peer's own environment."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
+import uvloop
 from faststream import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker, RabbitQueue
 from faststream.redis import RedisBroker, StreamSub
@@ -39,4 +40,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.Runner(loop_factory=uvloop.new_event_loop).run(main())

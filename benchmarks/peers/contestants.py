@@ -74,6 +74,11 @@ def python_of(peer: str) -> Path:
     return python
 
 
+def is_installed(peer: str) -> bool:
+    """Whether this peer has its environment."""
+    return (ROOT / ".venv-peers" / peer / "stamp").exists()
+
+
 def versions_of(python: Path | str, *names: str) -> str:
     """``NAME VERSION`` of what is installed there."""
     command = [python, "-c", _VERSIONS, *names]
