@@ -12,7 +12,7 @@ PARTS = {  # by the beginnings of modules' names; the first that fits
     "body": ("pythia/core/codecs",),
     "message object": ("pythia/message",),
     "slot, lane, handler's context": (
-        "pythia/core/lanes", "pythia/core/slots", "pythia/core/stepping", "pythia/core/context",
+        "pythia/core/handling", "pythia/core/lanes", "pythia/core/slots", "pythia/core/stepping", "pythia/core/context",
     ),
     "outcome and settlement": (
         "pythia/core/held", "pythia/core/processor", "pythia/core/outcome", "pythia/core/settler",

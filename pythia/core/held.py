@@ -47,7 +47,7 @@ class Held:
     """
 
     __slots__ = (
-        "_answer",
+        "answer",
         "arrived",
         "deadline_at",
         "delivery",
@@ -71,7 +71,7 @@ class Held:
         self.outcome: Outcome | None = None  # once settled
         self.lost: str | None = None  # why it is no longer ours
         self.said = 0  # messages published by its handler so far
-        self._answer: asyncio.Future[bool] | None = None
+        self.answer: asyncio.Future[bool] | None = None  # the handler waits for what becomes of its settlement
 
     @property
     def shift(self) -> Shift:
@@ -81,11 +81,6 @@ class Held:
     def open(self) -> bool:
         """It still owes its settlement."""
         return self.outcome is None and self.lost is None
-
-    @property
-    def waited_for(self) -> bool:
-        """The handler waits for the broker's answer to its settlement."""
-        return self._answer is not None
 
     def seconds(self, now: float) -> float:
         """How long it has been with a lane at this (monotonic) moment."""
@@ -120,8 +115,8 @@ class Held:
         self._resolve(done=answer is Settled.DONE)
 
     def _resolve(self, *, done: bool) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(done)
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_result(done)
 
     def _record(self, outcome: Outcome) -> Failure:
         error, delivery = outcome.error, self.delivery
@@ -186,9 +181,9 @@ class Held:
         if self.outcome is not None:
             raise AlreadySettled(f"message {self.delivery.envelope.id} has its settlement: {self.outcome.kind}")
         if self.lost is None:
-            self._answer = asyncio.get_running_loop().create_future()
+            self.answer = asyncio.get_running_loop().create_future()
             self.settle(outcome)
-            if await asyncio.shield(self._answer):
+            if await asyncio.shield(self.answer):
                 return
         raise OwnershipLost(f"message {self.delivery.envelope.id} is no longer ours: it comes again")
 

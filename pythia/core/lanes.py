@@ -1,7 +1,6 @@
 """Lanes: long-lived tasks, as many as there may be handlers at once; no task is made per message.
 
-A lane takes a group of ready deliveries (one, or with ``process_batch`` several), runs the handler, settles, and takes the
-next.
+A lane takes a group of ready deliveries (one, or with ``process_batch`` several), has it handled and settled, and takes the next.
 """
 
 from __future__ import annotations
@@ -9,12 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import suppress
 from contextvars import Context, copy_context
-from typing import Any, Literal
 
-from pythia.clock import Clock
-from pythia.core.held import Held, beyond_pythia
+from pythia.core.handling import Handling, Lane
+from pythia.core.held import Held
 from pythia.core.ordering import Keys
 from pythia.core.outcome import Outcome
 from pythia.core.processor import Interrupt, Processor
@@ -26,44 +23,12 @@ SLICE_SECONDS = 0.004  # work on the loop before others get a turn
 WOKEN_AT_ONCE = 2  # lanes, by each that has begun something while more is ready
 
 
-class Lane:
-    """One task, and the deliveries that its handler has at this moment."""
-
-    __slots__ = ("abandoned", "group", "interrupt", "killed", "retired", "task")
-
-    def __init__(self) -> None:
-        self.task: asyncio.Task[None]
-        self.group: Sequence[Held] = ()  # while the handler runs
-        self.interrupt: Interrupt | None = None
-        self.retired = False  # ends after what it is doing
-        self.abandoned = False  # its handler swallowed its cancellation and its slot was given to another
-        self.killed = False  # the engine is being closed
-
-    def cancel_handler(self, reason: Interrupt) -> None:
-        """Interrupt the running handler; a second time it is cancelled again, the first reason stands."""
-        if not self.group:
-            return
-        self.interrupt = self.interrupt or reason
-        self.task.cancel(f"pythia: {reason}")
-
-    async def take_interrupt(self) -> Interrupt | None:
-        """What we did to the handler that just ended; every cancellation of the task is taken back."""
-        interrupt, self.interrupt = self.interrupt, None
-        if self.task.cancelling():
-            while self.task.cancelling():
-                self.task.uncancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)  # where one that the handler did not live to see strikes (3.11, 3.12)
-        return interrupt
-
-
 class Lanes:
     """The lanes of one engine, what is ready for them, and who watches them."""
 
     def __init__(self, shift: Shift, slots: Slots, processor: Processor, keys: Keys, *, batched: bool) -> None:
         self._shift = shift
         self._slots = slots
-        self._processor = processor
         self._keys = keys
         keys.on_unparked = self._unparked
         self._batched = batched
@@ -73,6 +38,7 @@ class Lanes:
         self._abandoned: list[Lane] = []
         self._gathering = asyncio.Lock()
         self.busy = asyncio.Event()  # set when something may be running or waiting: the sweeper looks, and clears it
+        self._handling = Handling(shift, slots, processor, keys, busy=self.busy, over=self.pass_on)
         self._slice = 0.0
         self._quota: int | None = None  # messages that may still begin
         self._solitude = Solitude(shift, slots)
@@ -183,20 +149,20 @@ class Lanes:
         name, context = f"lane {len(self._lanes)}", self._context.copy()
         lane.task = asyncio.create_task(self._live(lane), name=name, context=context)
         self._lanes.append(lane)
-        lane.task.add_done_callback(lambda task: self._ended(lane, task))
+        lane.task.add_done_callback(lambda task: self._left(lane, task))
 
-    def _ended(self, lane: Lane, task: asyncio.Task[None]) -> None:
+    def _left(self, lane: Lane, task: asyncio.Task[None]) -> None:
         if lane in self._lanes:
             self._lanes.remove(lane)
         self.on_ended(task)
 
     async def _live(self, lane: Lane) -> None:
-        suspects, stopwatch = self._shift.suspects, self._shift.stopwatch
+        suspects, stopwatch, handle = self._shift.suspects, self._shift.stopwatch, self._handling.handle
         while (group := self._at_once(lane) or await self._take(lane)) is not None:
             first = suspects.take(group[0].delivery)
             others = [suspects.take(held.delivery) for held in group[1:]] if self._batched else ()
             try:
-                await self._work(lane, group)
+                await handle(lane, group)
             finally:
                 suspects.let_go(first)
                 for slot in others:
@@ -209,9 +175,9 @@ class Lanes:
 
     def _at_once(self, lane: Lane) -> list[Held] | None:
         """The next group if there is one that need not be waited for. No handler begins once a drain has (I6)."""
-        if not self._ready or self._batched or lane.retired or self._shift.stopping.is_set() or not self._may_begin():
-            return None
-        return [self._begin()]
+        if self._ready and not self._batched and not self._over(lane) and self._may_begin():
+            return [self._begin()]
+        return None
 
     async def _take(self, lane: Lane) -> list[Held] | None:
         """The next group; None when the lane should end."""
@@ -299,40 +265,6 @@ class Lanes:
                 self.on_quota()
         return held
 
-    async def _work(self, lane: Lane, group: list[Held]) -> None:
-        processor = self._processor
-        started = self._shift.stopwatch()
-        admitted = []
-        for held in group:
-            try:
-                if (
-                    processor.admit(held)
-                    and (held.rules.dedup_ttl is None or await processor.claim(held))
-                    and (self._keys.may_go(held) or self._waits_for_its_turn(held))
-                ):
-                    admitted.append(held)
-            except Exception as problem:  # noqa: BLE001 - the user's idempotency_key and ordering_key may raise anything
-                await processor.conclude(held, None, problem)
-        if admitted and self._shift.stopping.is_set():
-            for held in admitted:  # the drain came while a claim was being made: no handler begins any more (I6)
-                await processor.interrupted(held, "drain")
-        elif admitted:
-            self.busy.set()
-            await _handle(lane, admitted, processor, self._shift.clock)
-            if not lane.abandoned:
-                for held in admitted if self._keys.in_use else ():
-                    self.pass_on(held)
-        if not lane.abandoned:
-            _measure(group, self._shift.stopwatch() - started, self._slots, self._shift)
-
-    def _waits_for_its_turn(self, held: Held) -> Literal[False]:
-        """Its ordering key is taken: it is parked (or was deferred), and the lane goes on without it."""
-        if held.open:
-            held.started = None
-            self._slots.ready += 1
-            held.source.tally.buffered += 1
-        return False
-
     def pass_on(self, held: Held) -> None:
         """Its ordering key is free: the next one of the key goes first."""
         if (parked := self._keys.ended(held)) is not None:
@@ -365,48 +297,3 @@ def _serving(lanes: Sequence[Lane], wanted: int) -> list[Lane]:
         lane.retired = False
         serving.append(lane)
     return serving
-
-
-async def _handle(lane: Lane, admitted: Sequence[Held], processor: Processor, clock: Clock) -> None:
-    """Run the handler, and settle by how it ended; whatever it raised, the lane lives on. An abandoned lane settles nothing."""
-    timeout = admitted[0].rules.handler_timeout
-    if timeout is not None:
-        deadline = clock.monotonic() + timeout
-        for held in admitted:
-            held.deadline_at = deadline
-    lane.group = admitted
-    value: Any = None
-    raised: BaseException | None = None
-    try:
-        value = await processor.handle(admitted)
-    except GeneratorExit:
-        raise
-    except BaseException as error:
-        if lane.killed and lane.interrupt is None and isinstance(error, asyncio.CancelledError):
-            raise
-        raised = error.with_traceback(beyond_pythia(error.__traceback__))
-    finally:
-        lane.group = ()
-    interrupt: Interrupt | None = None
-    if lane.interrupt is not None or lane.task.cancelling():
-        interrupt = await lane.take_interrupt()
-    if lane.abandoned:
-        return
-    plainly = interrupt is None and not processor.dedup.holds
-    for held in admitted:
-        if plainly:
-            processor.ended_plainly(held, value, raised)
-        else:
-            await processor.ended(held, interrupt, value, raised)
-
-
-def _measure(group: Sequence[Held], seconds: float, slots: Slots, shift: Shift) -> None:
-    """How long they were handled, and had waited to be."""
-    slots.measure(seconds / len(group))
-    began = shift.clock.time() - seconds
-    for held in group:
-        tally, delivery = held.source.tally, held.delivery
-        tally.processing.observe(seconds)
-        if delivery.attempt == 1 and not delivery.redelivered:
-            waited = began - delivery.first_seen
-            tally.wait.observe(max(0.0, waited))

@@ -53,17 +53,12 @@ class Keys:
         self._key_of = key_of
         self._keys: dict[str, Key] = {}
         self._shared_until = 0.0
-        self._of: dict[int, str] = {}  # id() of a held that has its turn, or is parked → its key
+        self.turns: dict[int, str] = {}  # id() of a held that has its turn, or is parked → its key
         self.on_unparked: Callable[[Held], None] = lambda _held: None  # it was settled or lost while it was parked
 
     def follow(self, key_of: KeyOf | None) -> None:
         """Keys of another broker: what is at work, or waits, ends as it began."""
         self._key_of = key_of
-
-    @property
-    def in_use(self) -> bool:
-        """Some delivery has its turn, or is parked."""
-        return bool(self._of)
 
     def may_go(self, held: Held) -> bool:
         """Whether it is this delivery's turn. If not, it is parked, or settled: deferred behind those before it."""
@@ -72,17 +67,17 @@ class Keys:
         key = self._keys.setdefault(name, Key())
         if key.taken is not None:
             key.parked.append(held)
-            self._of[id(held)] = name
+            self.turns[id(held)] = name
             return False
         if self._must_wait(held, key):
             return False
         key.taken = held
-        self._of[id(held)] = name
+        self.turns[id(held)] = name
         return True
 
     def ended(self, held: Held) -> Held | None:
         """A delivery that had its turn is settled or lost; the next of its key, if one may go now."""
-        name = self._of.pop(id(held), None)
+        name = self.turns.pop(id(held), None)
         if name is None:
             return None
         key = self._keys[name]
@@ -90,7 +85,7 @@ class Keys:
         self._record(held, key)
         while key.parked:
             parked = key.parked.popleft()
-            del self._of[id(parked)]
+            del self.turns[id(parked)]
             if not self._must_wait(parked, key):
                 return parked
             self.on_unparked(parked)
@@ -102,7 +97,7 @@ class Keys:
         """Defer what has been parked for more than a second, so that it holds no slot."""
         for held in self._parked():
             if now - held.arrived > PATIENCE_SECONDS:
-                key = self._keys[self._of[id(held)]]
+                key = self._keys[self.turns[id(held)]]
                 self.forget(held)
                 self._defer(held, key, PATIENCE_SECONDS)
 
@@ -114,10 +109,10 @@ class Keys:
 
     def forget(self, held: Held) -> None:
         """A parked delivery leaves the line, to be settled, or because it was lost."""
-        name = self._of.get(id(held))
+        name = self.turns.get(id(held))
         if name is not None and held in self._keys[name].parked:
             self._keys[name].parked.remove(held)
-            del self._of[id(held)]
+            del self.turns[id(held)]
             self.on_unparked(held)
 
     def _parked(self) -> list[Held]:

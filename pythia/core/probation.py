@@ -129,7 +129,7 @@ class Trial:
     def takes(self, held: Held, settlement: Settlement) -> bool:
         """Look at a settlement on its way to the broker; whether it does not go there now, or not as it is."""
         if any(held.rules is rules for rules in self._forgiven):
-            if settlement.kind not in ("retry", "dead_letter") or held.waited_for:
+            if settlement.kind not in ("retry", "dead_letter") or held.answer is not None:
                 return False
             _give_back(held)
             return True
@@ -172,7 +172,7 @@ class Trial:
                 self.worse.set()
 
     def _keep(self, held: Held, settlement: Settlement) -> bool:
-        if held.waited_for or not self._most:
+        if held.answer is not None or not self._most:
             return False
         if len(self._kept) >= self._most and not self.worse.is_set():
             oldest = next(iter(self._kept))

@@ -24,11 +24,12 @@ def settled(held: Held, outcome: Outcome, outputs: Sequence[Output], tally: Queu
     """Count a settlement that the broker carried out, and say what somebody may act on."""
     tally.in_flight -= 1
     tally.outcomes[outcome.kind] += 1
+    shift = held.source.shift
     for output in outputs:
-        held.shift.tally.count_published(output.queue, "confirmed")
+        shift.tally.count_published(output.queue, "confirmed")
     if outcome.kind == "ack":
-        if held.shift.rules.log_done:
-            held.shift.emit(MessageDone(delivery=held.delivery, seconds=_seconds(held)))
+        if shift.rules.log_done:
+            shift.emit(MessageDone(delivery=held.delivery, seconds=_seconds(held)))
     else:
         _say(held, outcome, tally)
 

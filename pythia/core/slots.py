@@ -166,10 +166,14 @@ class Slots:
             self._wake()
 
     def _worth_asking(self) -> bool:
-        """Something is free, and either nothing is waiting to start or enough is free for a batch."""
-        free = self.free
-        return free >= 1 and (self.ready == 0 or free > self.ahead // 2)
+        """Something is free, and either nothing is waiting to start or enough is free for a batch. Asked twice for each message,
+        so it computes ``free`` only as far as it must."""
+        enough = self.ahead // 2 + 1 if self.ready else 1
+        if self.prefetch - self.held - self.reserved - self.lent < enough:
+            return False
+        lanes = 1 if self._one_by_one else self.lanes
+        return lanes + self.ahead - self.running - self.ready - self.reserved >= enough
 
     def _wake(self) -> None:
-        if self._waiters and not self._waiters[0].done() and self._worth_asking():
+        if self._waiters and self._worth_asking() and not self._waiters[0].done():
             self._waiters[0].set_result(None)

@@ -234,7 +234,7 @@ class Subscription:
         else:
             report.lost(held, f"{settlement.kind} came too late", self._tally)
             self._stale()
-        if held.waited_for or (outcome is not None and outcome.dead_reason == "poison"):
+        if held.answer is not None or (outcome is not None and outcome.dead_reason == "poison"):
             held.answered(answer)
         held.message = None  # which names it as its handle: what is done with is gone at once, without a collector
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from pythia.core.events import TaskFailed
-from pythia.core.lanes import Lane, Lanes
+from pythia.core.handling import Lane
+from pythia.core.lanes import Lanes
 from pythia.core.ordering import Keys
 from pythia.core.processor import Processor
 from pythia.core.shift import Shift

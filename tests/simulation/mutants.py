@@ -14,8 +14,9 @@ from pythia.brokers.memory import MemoryConsumer
 from pythia.brokers.memory_store import Holder, MemoryStore
 from pythia.core import held, outcome, sweeper
 from pythia.core.engine import Engine
+from pythia.core.handling import Handling, Lane
 from pythia.core.held import Held
-from pythia.core.lanes import Lane, Lanes
+from pythia.core.lanes import Lanes
 from pythia.core.ordering import Keys
 from pythia.core.outcome import ACK, Outcome
 from pythia.core.processor import Processor
@@ -148,16 +149,16 @@ def a_retry_forgets_its_attempt(patch: pytest.MonkeyPatch) -> None:
 def a_handler_begins_after_the_stop(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Lanes, "_over", lambda self, lane: lane.retired)
     patch.setattr(Lanes, "release_ready", lambda self, reason, *, arrived_before=None: None)
-    work = Lanes._work
+    handle = Handling.handle
 
     async def unchecked(self, lane, group):
         stopping, self._shift.stopping = self._shift.stopping, asyncio.Event()
         try:
-            await work(self, lane, group)
+            await handle(self, lane, group)
         finally:
             self._shift.stopping = stopping
 
-    patch.setattr(Lanes, "_work", unchecked)
+    patch.setattr(Handling, "handle", unchecked)
 
 
 @mutant("late")
