@@ -23,7 +23,7 @@ from pythia.core.status import Connection, Status
 from pythia.core.tally import Tally
 from pythia.errors import LifecycleError
 from pythia.http import app as app_module
-from pythia.http import server as server_module
+from pythia.http import serving as serving_module
 from pythia.http.server import HttpServer
 from pythia.message import Delivery, Envelope
 from pythia.observability.watchdog import Watchdog
@@ -444,16 +444,16 @@ def test_a_body_nobody_asked_for_is_not_read_to_its_end(served):
 
 
 def test_a_request_that_never_arrives_is_hung_up_on(serve, monkeypatch):
-    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(serving_module, "HEAD_SECONDS", 0.3)
     served = serve()
     for beginning in (b"", b"GET /livez HTTP/1.1\r\nHo"):
         assert served.raw(beginning) == b""
 
 
 def test_an_old_connection_is_closed_however_busy(serve, monkeypatch):
-    monkeypatch.setattr(server_module, "LIFE_SECONDS", 0.0)
-    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.2)
-    monkeypatch.setattr(server_module, "_SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(serving_module, "LIFE_SECONDS", 0.0)
+    monkeypatch.setattr(serving_module, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(serving_module, "_SWEEP_SECONDS", 0.05)
     served, deadline = serve(), time.monotonic() + DEADLINE
     with socket.create_connection(("127.0.0.1", served.port), timeout=DEADLINE) as connection:
         try:
@@ -467,15 +467,15 @@ def test_an_old_connection_is_closed_however_busy(serve, monkeypatch):
 
 
 def test_an_old_connection_that_does_nothing_is_closed(serve, monkeypatch):
-    monkeypatch.setattr(server_module, "LIFE_SECONDS", 0.0)
-    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.2)
-    monkeypatch.setattr(server_module, "_SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(serving_module, "LIFE_SECONDS", 0.0)
+    monkeypatch.setattr(serving_module, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(serving_module, "_SWEEP_SECONDS", 0.05)
     assert serve().raw(b"") == b""
 
 
 def test_idle_connections_cannot_keep_a_probe_out(serve, monkeypatch):
-    monkeypatch.setattr(server_module, "MOST_CONNECTIONS", 4)
-    monkeypatch.setattr(server_module, "HEAD_SECONDS", 1000.0)
+    monkeypatch.setattr(serving_module, "MOST_CONNECTIONS", 4)
+    monkeypatch.setattr(serving_module, "HEAD_SECONDS", 1000.0)
     served = serve()
     idle = [socket.create_connection(("127.0.0.1", served.port), timeout=DEADLINE) for _ in range(20)]
     try:
