@@ -1,17 +1,18 @@
 """The server: a daemon thread with an event loop of its own, so that a blocked handler cannot silence the probes.
 
-It listens at once and loads aiohttp on its thread, which takes a tenth of a second: the worker begins meanwhile, and whoever
-asks so early waits so long.
+It listens at once, and loads aiohttp on its thread when somebody asks, or the worker has had a second to begin: that takes a tenth
+of a second, in which the first message would have to wait.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from pythia.http.app import Control
 
+_HEAD_START_SECONDS = 1.0  # of the worker
+_LOOK_SECONDS = 0.05  # whether the server is stopped meanwhile
 _JOIN_SECONDS = 4.0
 _SILENCE_SECONDS = 60.0
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -99,7 +102,10 @@ class AppServer:
 
     def _run(self, listening: list[socket.socket]) -> None:
         try:
-            from pythia.http.serving import serve  # noqa: PLC0415 - aiohttp: on this thread, while the worker begins
+            self._wait_for_a_knock(listening)
+            if self._over:
+                return
+            from pythia.http.serving import serve  # noqa: PLC0415 - aiohttp
 
             with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
                 self._loop = runner.get_loop()
@@ -111,6 +117,15 @@ class AppServer:
         finally:
             for one in listening:
                 one.close()
+
+    def _wait_for_a_knock(self, listening: Sequence[socket.socket]) -> None:
+        """Until somebody asks, the head start is over, or the server is stopped."""
+        with selectors.DefaultSelector() as selector:
+            for one in listening:
+                selector.register(one, selectors.EVENT_READ)
+            until = time.monotonic() + _HEAD_START_SECONDS
+            while not self._over and time.monotonic() < until and not selector.select(_LOOK_SECONDS):
+                pass
 
 
 class HttpServer(AppServer):

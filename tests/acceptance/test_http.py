@@ -7,6 +7,8 @@ import errno
 import http.client
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -24,7 +26,7 @@ from pythia.core.tally import Tally
 from pythia.errors import LifecycleError
 from pythia.http import app as app_module
 from pythia.http import serving as serving_module
-from pythia.http.server import HttpServer
+from pythia.http.server import HttpServer, listen
 from pythia.message import Delivery, Envelope
 from pythia.observability.watchdog import Watchdog
 
@@ -530,3 +532,48 @@ async def test_it_is_a_loop_of_its_own_beside_the_callers(serve):
         200,
         {"ok": True, "state": "running", "reasons": []},
     )
+
+
+def test_what_the_server_needs_is_loaded_when_somebody_asks_and_not_before_the_first_messages():
+    script = """
+import sys, urllib.request
+from pythia import Worker
+from pythia.http import server
+from pythia.service import life_of
+
+class App(Worker):
+    async def process_message(self, message): ...
+
+server._HEAD_START_SECONDS = 3600.0
+life = life_of(App())
+probes = server.HttpServer("127.0.0.1", 0, status=life.status, control=life, emit=print)
+port = probes.start()
+assert "aiohttp" not in sys.modules
+try:
+    urllib.request.urlopen(f"http://127.0.0.1:{port}/nothing", timeout=20)
+except urllib.error.HTTPError as error:
+    assert error.code == 404, error
+assert "aiohttp" in sys.modules
+probes.stop()
+idle = server.HttpServer("127.0.0.1", 0, status=life.status, control=life, emit=print)
+idle.start()
+idle.stop()
+assert not idle._thread
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_a_name_of_several_addresses_is_served_at_all_of_them():
+    listening = listen("localhost", 0)
+    try:
+        ports = {one.getsockname()[1] for one in listening}
+        assert len(ports) == 1
+        assert {one.getsockname()[0] for one in listening} <= {"127.0.0.1", "::1"}
+        with pytest.raises(OSError, match=str(ports)[1:-1]):
+            listen("127.0.0.1", ports.pop())
+    finally:
+        for one in listening:
+            one.close()
+    with pytest.raises(OSError):  # as the resolver words it
+        listen("no.such.host.invalid", 0)
