@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,12 +43,15 @@ PEERS = {  # whose version is told, by environment
 
 
 def consume(module: str, *words: str, python: Path | str = sys.executable) -> rounds.Figures:
-    """What the consumer says of itself.
+    """What the consumer says of itself, and how long it took from nothing to its first message.
 
     Raises:
         RuntimeError: it failed.
     """
+    began = time.time()
     figures: rounds.Figures = json.loads(said_by(module, *words, python=python)[0])
+    if (first := figures.pop("first", None)) is not None:
+        figures["start"] = 1e3 * (first - began)
     return figures
 
 
@@ -75,8 +79,8 @@ def on_rabbitmq(kind: str, workload: str, count: int) -> rounds.Contest:
                 filled = fill.rabbitmq_steadily(RABBITMQ_URL, name, kind, count // fewer)
             else:
                 filled = fill.rabbitmq(RABBITMQ_URL, name, kind, count // fewer, body_of(workload))
+            python = sys.executable if peer is None else python_of(peer)
             with filled:
-                python = sys.executable if peer is None else python_of(peer)
                 return consume(module, RABBITMQ_URL, name, str(count // fewer), workload, *more, python=python)
 
         return run
@@ -146,7 +150,9 @@ def others(url: str, name: str, workload: str, count: int, peers: Sequence[str])
         def run() -> rounds.Figures:
             with fill.emptied(url, name):
                 module, python = f"{peer.lower()}_consumer", python_of(peer.lower())
-                return consume(module, url, name, str(count // SLOWER), workload, python=python)
+                figures = consume(module, url, name, str(count // SLOWER), workload, python=python)
+                figures.pop("start", None)  # it published them all first
+                return figures
 
         return run
 

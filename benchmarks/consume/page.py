@@ -12,7 +12,14 @@ from typing import Any
 from benchmarks.consume.ratios import Verdict
 from benchmarks.consume.rounds import Result
 
-_FIGURES = {"cpu": "µs of CPU a message", "rate": "messages a second", "rss": "MB", "p50": "ms, p50", "p99": "ms, p99"}
+_FIGURES = {
+    "cpu": "µs of CPU a message",
+    "rate": "messages a second",
+    "rss": "MB",
+    "p50": "ms, p50",
+    "p99": "ms, p99",
+    "start": "ms to the first",
+}
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c1c1e;background:#fff}
 h2{margin-top:2.5rem}table{border-collapse:collapse}td,th{padding:.25rem .8rem;text-align:right;border-bottom:1px solid #ddd}
 td:first-child,th:first-child{text-align:left}.bar{fill:#8a8f98}.ours{fill:#0a6e5c}text{font-size:13px;fill:currentColor}

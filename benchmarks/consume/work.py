@@ -53,9 +53,16 @@ class Meter:
         )  # seconds from the sending to the handler
         self._began = 0.0
         self._cpu = 0.0
+        self._first: float | None = None
+        self.handle = self._handle_first  # the others do without a look whether they are it
         self.done = asyncio.Event()
 
-    async def handle(self, body: Any) -> None:
+    async def _handle_first(self, body: Any) -> None:
+        self._first = time.time()
+        self.handle = self._handle
+        await self._handle(body)
+
+    async def _handle(self, body: Any) -> None:
         """One message, decoded or not."""
         if isinstance(body, bytes | bytearray):
             body = json.loads(body)
@@ -102,6 +109,8 @@ class Meter:
     def _tell(self) -> None:
         seconds, cpu = time.monotonic() - self._began, time.process_time() - self._cpu
         figures = {"rate": self._measured / seconds, "cpu": 1e6 * cpu / self._measured, "rss": _peak_megabytes()}
+        if self._first is not None and self._waits is None:
+            figures["first"] = self._first
         if self._waits is not None:
             waits = sorted(self._waits[-self._measured :])
             figures |= {"p50": 1e3 * waits[len(waits) // 2], "p99": 1e3 * waits[len(waits) * 99 // 100]}
