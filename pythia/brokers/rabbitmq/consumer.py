@@ -100,11 +100,12 @@ class RabbitConsumer:
         return [answers.get(id(settlement), Settled.STALE) for settlement in batch]
 
     async def _settle_acks(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
+        done, stale = Settled.DONE, Settled.STALE
         claimed = [self._claim(settlement) for settlement in batch]
         tags = [settlement.delivery.token[1] for settlement, ours in zip(batch, claimed, strict=True) if ours]
         written = await self._ack(tags)
         self._wake.set()
-        return [Settled.DONE if written and ours else Settled.STALE for ours in claimed]
+        return [done if written and ours else stale for ours in claimed]
 
     async def drain(self) -> None:
         """As the contract says."""

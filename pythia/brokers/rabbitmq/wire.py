@@ -261,7 +261,17 @@ def _is_ours(queue: Any) -> bool:
 
 def delivery_of(message: Received, queue: str, token: Any, now: float) -> Delivery:
     """A delivery out of what came, whatever it is; never raises."""
-    headers = message.properties.headers or _NO_HEADERS
+    headers = message.properties.headers
+    if not headers:  # as most of what others say
+        envelope = envelope_of(message)
+        seen = envelope.timestamp
+        return Delivery(
+            envelope,
+            queue=queue,
+            token=token,
+            redelivered=message.redelivered,
+            first_seen=now if seen is None or seen > now else seen,
+        )
     before = number(headers.get(_DELIVERY_COUNT)) if _DELIVERY_COUNT in headers else None
     redelivered = message.redelivered
     attempt = _attempt(headers.get(ATTEMPT)) if ATTEMPT in headers else 1
@@ -280,21 +290,24 @@ def delivery_of(message: Received, queue: str, token: Any, now: float) -> Delive
 def envelope_of(message: Received, also: frozenset[str] = frozenset()) -> Envelope:
     """What the producer said: our own marks, and those named in ``also``, are not shown."""
     properties = message.properties
-    headers = properties.headers or _NO_HEADERS
-    published = number(headers.get(PUBLISHED_AT)) if PUBLISHED_AT in headers else None
-    return Envelope(
+    envelope = Envelope(
         message.body,
         id=properties.message_id or _digest(message),
-        headers=_said(headers, also),
         content_type=properties.content_type or "application/json",
         content_encoding=properties.content_encoding or None,
         correlation_id=properties.correlation_id or None,
         reply_to=properties.reply_to or None,
         priority=properties.priority,
-        timestamp=_stamped(properties) if published is None else published,
-        idempotency_key=text(headers.get(IDEMPOTENCY_KEY)),
-        ordering_key=text(headers.get(ORDERING_KEY)),
+        timestamp=None if properties.timestamp is None else _stamped(properties),
     )
+    headers = properties.headers
+    if headers:
+        envelope.headers = _said(headers, also)
+        if PUBLISHED_AT in headers and (published := number(headers[PUBLISHED_AT])) is not None:
+            envelope.timestamp = published
+        envelope.idempotency_key = text(headers.get(IDEMPOTENCY_KEY))
+        envelope.ordering_key = text(headers.get(ORDERING_KEY))
+    return envelope
 
 
 def _said(headers: Mapping[str, Any], also: frozenset[str] = frozenset()) -> Mapping[str, Any]:
