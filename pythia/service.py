@@ -43,6 +43,7 @@ W = TypeVar("W", bound=Worker)
 LEAST_FOR_CLOSING_SECONDS = 1.0
 YOUNG_OBJECTS = 10_000  # that are made before the collector looks at them
 LAST_WORDS_SECONDS = 1.0  # for the log's reader, at the deadline
+_leaving = threading.Lock()  # at the deadline: the end of the run, and of the process, are not to meet
 LEAST_NOTED, MOST_NOTED_FOR_EACH = 64, 4  # slots for what is in hand; concurrency may grow while it runs
 
 
@@ -77,7 +78,8 @@ def run(worker: Worker, options: RunOptions = PLAIN) -> int:
     if _something_never_ends(life_of(worker)):
         _leave(code or 75)
     _close(runner, life_of(worker), code)
-    return code
+    with _leaving:  # whoever came to the deadline before us is ending the process
+        return code
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -346,9 +348,12 @@ class _Doom:
             self._timer.start()
 
     def _fire(self) -> None:
+        with _leaving:
+            if self._life.state not in (WorkerState.STOPPED, WorkerState.ERROR):
+                self._leave()
+
+    def _leave(self) -> None:
         life = self._life
-        if life.state in (WorkerState.STOPPED, WorkerState.ERROR):
-            return
         lastly = threading.Timer(LAST_WORDS_SECONDS, os._exit, (75,))  # if nobody reads what is told now
         lastly.daemon = True
         lastly.start()

@@ -153,10 +153,13 @@ class Handling:
         interrupt: Interrupt | None = None
         if lane.interrupt is not None or lane.task.cancelling():
             interrupt = await lane.take_interrupt()
-        for held in group if not lane.abandoned else ():
+        if lane.abandoned:
+            return
+        for held in group:
             await self._processor.ended(held, interrupt, value, raised)
-        for held in group if not lane.abandoned else ():
-            self._over(held)
+        if not lane.abandoned:
+            for held in group:
+                self._over(held)
 
     def _measure(self, group: Sequence[Held], seconds: float) -> None:
         """How long they were handled, and had waited to be."""

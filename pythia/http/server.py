@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _HEAD_START_SECONDS = 1.0  # of the worker
 _LOOK_SECONDS = 0.05  # whether the server is stopped meanwhile
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)  # which needs no file descriptor
+_AGAIN_SECONDS = 0.25  # after what the server needs could not be had
 _JOIN_SECONDS = 4.0
 _SILENCE_SECONDS = 60.0
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -101,29 +103,34 @@ class AppServer:
         thread.join(_JOIN_SECONDS)
 
     def _run(self, listening: list[socket.socket]) -> None:
-        try:
-            self._wait_for_a_knock(listening)
-            if self._over:
-                return
-            from pythia.http.serving import serve  # noqa: PLC0415 - aiohttp
+        complaints, told = _Complaints(self._emit), False
+        self._wait_for_a_knock(listening)
+        while not self._over:
+            try:
+                self._serve(listening, complaints)
+            except Exception as error:  # noqa: BLE001 - the top of this thread; out of file descriptors, nothing can be loaded
+                if not complaints.about(error) and not told:
+                    self._emit(TaskFailed(where="the probes", error=error))
+                    told = True
+                time.sleep(_AGAIN_SECONDS)
+        for one in listening:
+            one.close()
 
-            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-                self._loop = runner.get_loop()
-                self._loop.set_exception_handler(_Complaints(self._emit))
-                if not self._over:
-                    runner.run(serve(self._make_app(), listening, self._ended))
-        except Exception as error:  # noqa: BLE001 - the top of this thread
-            self._emit(TaskFailed(where="the probes", error=error))
-        finally:
-            for one in listening:
-                one.close()
+    def _serve(self, listening: Sequence[socket.socket], complaints: _Complaints) -> None:
+        from pythia.http.serving import serve  # noqa: PLC0415 - aiohttp
+
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            self._loop = runner.get_loop()
+            self._loop.set_exception_handler(complaints)
+            if not self._over:
+                runner.run(serve(self._make_app(), listening, self._ended))
 
     def _wait_for_a_knock(self, listening: Sequence[socket.socket]) -> None:
         """Until somebody asks, the head start is over, or the server is stopped."""
-        with selectors.DefaultSelector() as selector:
+        until = time.monotonic() + _HEAD_START_SECONDS
+        with _Selector() as selector:
             for one in listening:
                 selector.register(one, selectors.EVENT_READ)
-            until = time.monotonic() + _HEAD_START_SECONDS
             while not self._over and time.monotonic() < until and not selector.select(_LOOK_SECONDS):
                 pass
 
@@ -153,12 +160,17 @@ class _Complaints:
         self._silent_until = 0.0
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        error = context.get("exception")
-        if not isinstance(error, OSError) or error.errno not in _SCARCE:
+        if not self.about(context.get("exception")):
             loop.default_exception_handler(context)
-        elif time.monotonic() >= self._silent_until:
+
+    def about(self, error: BaseException | None) -> bool:
+        """Whether it is one of these."""
+        if not isinstance(error, OSError) or error.errno not in _SCARCE:
+            return False
+        if time.monotonic() >= self._silent_until:
             self._silent_until = time.monotonic() + _SILENCE_SECONDS
             self._emit(Notice(detail=f"the probes take no connection just now: {error.strerror}"))
+        return True
 
 
 class _Rendering:

@@ -1,12 +1,16 @@
-"""A process of a worker's runs on uvloop where that is installed, and on asyncio's own loop where it is not."""
+"""A process of a worker's: its event loop, and who ends it."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from unittest import mock
 
 import pytest
+
+from pythia import Worker, service
 
 APP = """
 import asyncio, sys
@@ -44,3 +48,17 @@ def test_the_loop_is_the_fastest_that_is_installed(tmp_path: Path, before: str, 
         check=False,
     )
     assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, loop, "")
+
+
+def test_at_the_deadline_the_process_ends_once(monkeypatch: pytest.MonkeyPatch):
+    """Whoever comes second waits for the end: two exits at once may run what is to run at the exit twice, and beside each other."""
+
+    class App(Worker):
+        async def process_message(self, message): ...
+
+    life, left = service.life_of(App()), []
+    monkeypatch.setattr(threading, "Timer", mock.Mock())  # it would end this process
+    monkeypatch.setattr(service, "_leave", lambda code: left.append((code, service._leaving.locked())))
+    service._Doom(life)._fire()
+    assert left == [(75, True)], "nobody else ends it meanwhile"
+    assert not service._leaving.locked()
