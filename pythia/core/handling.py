@@ -69,8 +69,7 @@ class Handling:
         """Whatever a handler raises, the lane lives on. One that was abandoned settles nothing."""
         shift = self._shift
         started = shift.stopwatch()
-        plain = len(group) == 1 and group[0].rules.dedup_ttl is None
-        admitted = self._admitted(group) if plain else await self._claimed(group)
+        admitted = await self._admitted(group)
         if admitted and shift.stopping.is_set():
             await self._drained(admitted)
         elif admitted:
@@ -94,19 +93,8 @@ class Handling:
         if not lane.abandoned:
             self._measure(group, shift.stopwatch() - started)
 
-    def _admitted(self, group: Sequence[Held]) -> list[Held]:
-        """Those whose handler may begin, where nobody claims anything."""
-        admit, may_go, admitted = self._processor.admit, self._keys.may_go, []
-        for held in group:
-            try:
-                if admit(held) and (may_go(held) or self._waits_for_its_turn(held)):
-                    admitted.append(held)
-            except Exception as problem:  # noqa: BLE001 - the user's ordering_key may raise anything
-                held.settle(held.judge(problem))
-        return admitted
-
-    async def _claimed(self, group: Sequence[Held]) -> list[Held]:
-        """The same where each one's effect may have to be claimed first."""
+    async def _admitted(self, group: Sequence[Held]) -> list[Held]:
+        """Those whose handler may begin."""
         processor, admitted = self._processor, []
         for held in group:
             try:
@@ -150,9 +138,7 @@ class Handling:
                 self._over(held)
 
     async def _ended(self, lane: Lane, group: Sequence[Held], value: Any, raised: BaseException | None) -> None:
-        interrupt: Interrupt | None = None
-        if lane.interrupt is not None or lane.task.cancelling():
-            interrupt = await lane.take_interrupt()
+        interrupt = await lane.take_interrupt()
         if lane.abandoned:
             return
         for held in group:

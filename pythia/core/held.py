@@ -91,11 +91,8 @@ class Held:
         if not self.open:
             return False
         self.outcome = outcome
-        if outcome is ACK and not outputs:
-            settlement = Settlement(self.delivery, "ack")
-        else:
-            record = self._record(outcome) if outcome.kind == "dead_letter" else None
-            settlement = Settlement(self.delivery, outcome.kind, outcome.delay_seconds or 0.0, record, outputs)
+        record = self._record(outcome) if outcome.kind == "dead_letter" else None
+        settlement = Settlement(self.delivery, outcome.kind, outcome.delay_seconds or 0.0, record, outputs)
         source = self.source
         trial = source.shift.trial
         if trial is None or not trial.takes(self, settlement):

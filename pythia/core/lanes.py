@@ -149,9 +149,9 @@ class Lanes:
         name, context = f"lane {len(self._lanes)}", self._context.copy()
         lane.task = asyncio.create_task(self._live(lane), name=name, context=context)
         self._lanes.append(lane)
-        lane.task.add_done_callback(lambda task: self._left(lane, task))
+        lane.task.add_done_callback(lambda task: self._ended(lane, task))
 
-    def _left(self, lane: Lane, task: asyncio.Task[None]) -> None:
+    def _ended(self, lane: Lane, task: asyncio.Task[None]) -> None:
         if lane in self._lanes:
             self._lanes.remove(lane)
         self.on_ended(task)

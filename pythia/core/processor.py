@@ -40,10 +40,9 @@ class Processor:
 
     def admit(self, held: Held) -> bool:
         """Whether the handler may see it; otherwise it is lost, or settled here: poison, expired, or undecodable."""
-        rules = held.rules
         outcome = self._poison(held) if self._shift.suspects.table else None
-        if outcome is None and rules.max_age is not None:
-            outcome = self._too_old(held, rules.max_age)
+        if outcome is None and held.rules.max_age is not None:
+            outcome = self._too_old(held, held.rules.max_age)
         if outcome is None:
             outcome = self._decode(held)
         if outcome is None:
@@ -68,10 +67,7 @@ class Processor:
     def ended_plainly(self, held: Held, value: Any, error: BaseException | None) -> None:
         """What ``ended`` does for a handler that was not interrupted, while nobody claims anything."""
         if held.open:
-            if error is None and value is None:
-                held.settle(ACK)
-            else:
-                held.settle(*self._judge(held, value, error))
+            held.settle(*self._judge(held, value, error))
         if self._shift.suspects.table:
             self._shift.suspects.over(held.delivery)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from pythia.broker import Consumer, Settled, Settlement
+from pythia.broker import REFUSED, Consumer, Settled, Settlement
 from pythia.core.events import SettleFailed
 from pythia.core.held import Held
 from pythia.core.shift import Shift
@@ -83,12 +83,12 @@ class Settler:
             self._note(0)  # what was refused is lost by now: nobody stands in the way any more
             return
         answers = await self._consumer.settle([settlement for _, settlement in batch])
-        refused, no, answered = [], Settled.REFUSED, self._answered
+        refused = []
         for row, answer in zip(batch, answers, strict=True):
-            if answer is no:
+            if answer is REFUSED:
                 refused.append(row)
             else:
-                answered(*row, answer)
+                self._answered(*row, answer)
         self._pending[:0] = refused
         self._note(len(refused))
 

@@ -175,5 +175,5 @@ class Slots:
         return lanes + self.ahead - self.running - self.ready - self.reserved >= enough
 
     def _wake(self) -> None:
-        if self._waiters and self._worth_asking() and not self._waiters[0].done():
+        if self._waiters and not self._waiters[0].done() and self._worth_asking():
             self._waiters[0].set_result(None)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pythia.broker import ConsumeOptions, Consumer, ConsumerCancelled, Settled, Settlement
+from pythia.broker import DONE, ConsumeOptions, Consumer, ConsumerCancelled, Settled, Settlement
 from pythia.core import report
 from pythia.core.events import ConsumerLost, ConsumerRegistered, LeaseLost, SettleStale
 from pythia.core.held import Held, Source
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 COLD_SECONDS = 0.05  # a receive that waited longer found its queue empty
 SERVED_SECONDS = 2.0  # a broker that says no to a first receive has said it by then
-_DONE = Settled.DONE  # Python 3.11 takes longer to look it up than to do all the rest
 DRAIN_SECONDS = 2.0  # a drained receive returns within a second; beyond this it is given up
 
 Arrived = Callable[[Sequence[Held]], None]
@@ -223,14 +222,14 @@ class Subscription:
 
     def _answered(self, held: Held, settlement: Settlement, answer: Settled) -> None:
         self._forget(held)
-        outcome, shift = held.outcome, self._shift
+        outcome = held.outcome
         if held.lost is not None:  # meanwhile: counted and told then
             self._stale()
-        elif answer is _DONE and outcome is not None:
+        elif answer is DONE and outcome is not None:
             self.settled = True
             report.settled(held, outcome, settlement.outputs, self._tally)
-            if shift.on_outcome is not None and held.message is not None:
-                shift.on_outcome(held.message, outcome)
+            if self._shift.on_outcome is not None and held.message is not None:
+                self._shift.on_outcome(held.message, outcome)
         else:
             report.lost(held, f"{settlement.kind} came too late", self._tally)
             self._stale()

@@ -13,7 +13,7 @@ from typing import Any
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 
-from pythia.broker import ConsumeOptions, ConsumerCancelled, Settled, Settlement
+from pythia.broker import DONE, STALE, ConsumeOptions, ConsumerCancelled, Settled, Settlement
 from pythia.brokers.rabbitmq.copies import Copies
 from pythia.brokers.rabbitmq.link import Link, close, uncut
 from pythia.brokers.rabbitmq.received import Received
@@ -100,12 +100,11 @@ class RabbitConsumer:
         return [answers.get(id(settlement), Settled.STALE) for settlement in batch]
 
     async def _settle_acks(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
-        done, stale = Settled.DONE, Settled.STALE
         claimed = [self._claim(settlement) for settlement in batch]
         tags = [settlement.delivery.token[1] for settlement, ours in zip(batch, claimed, strict=True) if ours]
         written = await self._ack(tags)
         self._wake.set()
-        return [done if written and ours else stale for ours in claimed]
+        return [DONE if written and ours else STALE for ours in claimed]
 
     async def drain(self) -> None:
         """As the contract says."""

@@ -262,55 +262,46 @@ def _is_ours(queue: Any) -> bool:
 def delivery_of(message: Received, queue: str, token: Any, now: float) -> Delivery:
     """A delivery out of what came, whatever it is; never raises."""
     headers = message.properties.headers
-    if not headers:  # as most of what others say
-        envelope = envelope_of(message)
-        seen = envelope.timestamp
-        return Delivery(
-            envelope,
-            queue=queue,
-            token=token,
-            redelivered=message.redelivered,
-            first_seen=now if seen is None or seen > now else seen,
-        )
-    before = number(headers.get(_DELIVERY_COUNT)) if _DELIVERY_COUNT in headers else None
-    redelivered = message.redelivered
-    attempt = _attempt(headers.get(ATTEMPT)) if ATTEMPT in headers else 1
+    before, attempt, identity = None, 1, None
+    if headers:
+        before = number(headers.get(_DELIVERY_COUNT)) if _DELIVERY_COUNT in headers else None
+        attempt = _attempt(headers.get(ATTEMPT)) if ATTEMPT in headers else 1
+        identity = text(headers.get(IDENTITY))
     return Delivery(
         envelope_of(message),
         queue=queue,
         token=token,
         attempt=attempt,
         deliveries=None if before is None else int(before) + 1,
-        redelivered=redelivered or attempt > 1,
+        redelivered=message.redelivered or attempt > 1,
         first_seen=first_seen(message, now),
-        identity=text(headers.get(IDENTITY)),
+        identity=identity,
     )
 
 
 def envelope_of(message: Received, also: frozenset[str] = frozenset()) -> Envelope:
     """What the producer said: our own marks, and those named in ``also``, are not shown."""
     properties = message.properties
-    envelope = Envelope(
+    headers, published, idempotency_key, ordering_key = properties.headers, None, None, None
+    if headers:
+        published = number(headers[PUBLISHED_AT]) if PUBLISHED_AT in headers else None
+        idempotency_key, ordering_key = text(headers.get(IDEMPOTENCY_KEY)), text(headers.get(ORDERING_KEY))
+    return Envelope(
         message.body,
         id=properties.message_id or _digest(message),
+        headers=_said(headers, also),
         content_type=properties.content_type or "application/json",
         content_encoding=properties.content_encoding or None,
         correlation_id=properties.correlation_id or None,
         reply_to=properties.reply_to or None,
         priority=properties.priority,
-        timestamp=None if properties.timestamp is None else _stamped(properties),
+        timestamp=_stamped(properties) if published is None else published,
+        idempotency_key=idempotency_key,
+        ordering_key=ordering_key,
     )
-    headers = properties.headers
-    if headers:
-        envelope.headers = _said(headers, also)
-        if PUBLISHED_AT in headers and (published := number(headers[PUBLISHED_AT])) is not None:
-            envelope.timestamp = published
-        envelope.idempotency_key = text(headers.get(IDEMPOTENCY_KEY))
-        envelope.ordering_key = text(headers.get(ORDERING_KEY))
-    return envelope
 
 
-def _said(headers: Mapping[str, Any], also: frozenset[str] = frozenset()) -> Mapping[str, Any]:
+def _said(headers: Mapping[str, Any] | None, also: frozenset[str] = frozenset()) -> Mapping[str, Any]:
     """The producer's own headers; most say nothing but what we hide."""
     if not headers or headers.keys() <= _NEVER_SHOWN:
         return _NO_HEADERS
@@ -399,7 +390,7 @@ def moment(timestamp: float | None) -> datetime | None:
 def _digest(message: Received) -> str:
     """An id for a message that has none: the same whenever it comes again."""
     properties = message.properties
-    headers = _said(properties.headers or _NO_HEADERS)
+    headers = _said(properties.headers)
     said = (
         properties.content_type,
         properties.correlation_id,

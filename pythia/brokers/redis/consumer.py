@@ -8,7 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from pythia.broker import Settled, Settlement
+from pythia.broker import DONE, REFUSED, STALE, Settled, Settlement
 from pythia.brokers.redis import dead, fields, keys
 from pythia.brokers.redis.driver import again
 from pythia.brokers.redis.holder import Held, Holder
@@ -113,8 +113,7 @@ class RedisConsumer(Generic[T]):
         fetching = self._fetching
         self._fetched.clear()
         await self._fetched.wait()  # cancelled: the task goes on, and the next receive or leave() waits for it
-        if fetching.done():
-            fetching.result()
+        fetching.result()
         return None
 
     async def _read(self, room: int) -> None:
@@ -150,18 +149,16 @@ class RedisConsumer(Generic[T]):
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[Settled]:
         """As the contract says: in one round trip, each item's writes and its ack all or nothing."""
         held = self._holder.begin(batch)
-        done, stale = Settled.DONE, Settled.STALE
-        answers = [stale if one is None else done for one in held]
+        answers = [STALE if one is None else DONE for one in held]
         try:
             await self._carry_out(batch, held, answers)
         except BaseException:
             self._holder.end((), [one for one in held if one is not None])
             raise
-        refused = Settled.REFUSED
         ours = [(one, answer) for one, answer in zip(held, answers, strict=True) if one is not None]
         self._holder.end(
-            [one for one, answer in ours if answer is not refused],
-            [one for one, answer in ours if answer is refused],
+            [one for one, answer in ours if answer is not REFUSED],
+            [one for one, answer in ours if answer is REFUSED],
         )
         if any(settlement.kind == "release" for settlement in batch):
             await self._released()
@@ -175,16 +172,13 @@ class RedisConsumer(Generic[T]):
         if not plan:
             return
         self._raise_if_gone()
-        outputs = [output for one in batch if one.outputs for output in one.outputs]
-        named = [name for output in outputs for name in self._server.remembering(output.queue)]
+        named = [name for one in batch for output in one.outputs for name in self._server.remembering(output.queue)]
         replies = (await self._server.link.ask(*(command for command, _ in plan), *named))[: len(plan)]
         self._server.note(replies)
         for reply, (command, places) in zip(replies, plan, strict=True):
             parts = reply if isinstance(reply, list) else [reply] * len(places)
-            if parts.count(1) == len(places):
-                continue  # it is done, as it is put down already
             for place, part in zip(places, parts, strict=True):
-                if part != 1:
+                if part != 1:  # else it is done, as it is put down already
                     answers[place] = self._source.answered(part, keys_of(command))
 
     def _plan(

@@ -52,8 +52,7 @@ class Holder(Generic[T]):
         """Account for new deliveries; where one with the same token is still held, that one is lost."""
         with self._lock:
             twice = [self._tokens[held.token] for held in taken if held.token in self._tokens]
-        if twice:
-            self.lose(twice, AGAIN)
+        self.lose(twice, AGAIN)
         with self._lock:
             for held in taken:
                 self._held[id(held.delivery)] = self._tokens[held.token] = held

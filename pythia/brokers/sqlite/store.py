@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from pythia.broker import Output, QueueDepth, Settled, Settlement
+from pythia.broker import DONE, Output, QueueDepth, Settled, Settlement
 from pythia.brokers.sqlite import dead, rows
 from pythia.brokers.sqlite.clock import SqliteClock
 from pythia.errors import PublishError
@@ -134,7 +134,7 @@ class Store:
         """Carry out settlements with their outputs; one answer an item."""
         plain = [settlement.delivery.token for settlement in batch if _is_plain(settlement)]
         removed = self._remove_all(plain)
-        return [Settled.DONE if removed and _is_plain(settlement) else self._settle(settlement) for settlement in batch]
+        return [DONE if removed and _is_plain(settlement) else self._settle(settlement) for settlement in batch]
 
     def release(self, tokens: Sequence[Token]) -> None:
         """Give rows back uncounted; those that are another's by now stay as they are."""
