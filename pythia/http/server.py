@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pythia.core.events import Notice, Observer, TaskFailed
@@ -32,7 +31,6 @@ _AGAIN_SECONDS = 0.25  # after what the server needs could not be had
 _JOIN_SECONDS = 4.0
 _SILENCE_SECONDS = 60.0
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_REST = 10  # a rendering is served again for this many times as long as it took
 _NOT_HERE = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}  # of a name with several addresses, one that this machine lacks
 
 
@@ -145,10 +143,11 @@ class HttpServer(AppServer):
 
 def _app(status: Status, control: Control, emit: Observer) -> web.Application:
     from pythia.http.app import make_app  # noqa: PLC0415 - aiohttp, as above
-    from pythia.observability.metrics import WorkerCollector, render, wants_openmetrics  # noqa: PLC0415 - prometheus_client
+    from pythia.http.rendering import Rendering  # noqa: PLC0415 - prometheus_client
+    from pythia.observability.metrics import WorkerCollector  # noqa: PLC0415 - the same
 
-    collector = WorkerCollector(status, notice=lambda text: emit(Notice(detail=text)))
-    return make_app(status, control, _Rendering(partial(render, [collector]), wants_openmetrics), emit)
+    rendering = Rendering(WorkerCollector(status, notice=lambda text: emit(Notice(detail=text))))
+    return make_app(status, control, rendering, emit)
 
 
 class _Complaints:
@@ -171,22 +170,3 @@ class _Complaints:
             self._silent_until = time.monotonic() + _SILENCE_SECONDS
             self._emit(Notice(detail=f"the probes take no connection just now: {error.strerror}"))
         return True
-
-
-class _Rendering:
-    """The metrics, rendered for at most about a tenth of the time, however often they are asked for."""
-
-    def __init__(self, render: Callable[[str], tuple[bytes, str]], is_openmetrics: Callable[[str], bool]) -> None:
-        self._render = render
-        self._is_openmetrics = is_openmetrics
-        self._kept: dict[bool, tuple[float, tuple[bytes, str]]] = {}  # by format: (good until, answer)
-
-    def __call__(self, accept: str) -> tuple[bytes, str]:
-        began, form = time.perf_counter(), self._is_openmetrics(accept)
-        kept = self._kept.get(form)
-        if kept is not None and began < kept[0]:
-            return kept[1]
-        answer = self._render(accept)
-        ended = time.perf_counter()
-        self._kept[form] = (ended + _REST * (ended - began), answer)
-        return answer
