@@ -43,8 +43,9 @@ W = TypeVar("W", bound=Worker)
 LEAST_FOR_CLOSING_SECONDS = 1.0
 YOUNG_OBJECTS = 10_000  # that are made before the collector looks at them
 LAST_WORDS_SECONDS = 1.0  # for the log's reader, at the deadline
-_leaving = threading.Lock()  # at the deadline: the end of the run, and of the process, are not to meet
 LEAST_NOTED, MOST_NOTED_FOR_EACH = 64, 4  # slots for what is in hand; concurrency may grow while it runs
+
+_leaving = threading.Lock()  # held by who ends the process, and as a run ends: the two are not to meet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,8 @@ def run(worker: Worker, options: RunOptions = PLAIN) -> int:
     except Exception as error:  # noqa: BLE001 - the top of the process: every failure becomes an exit code
         code = life_of(worker).exit_code or (error.exit_code if isinstance(error, PythiaError) else 70)
     if _something_never_ends(life_of(worker)):
-        _leave(code or 75)
+        with _leaving:
+            _leave(code or 75)
     _close(runner, life_of(worker), code)
     with _leaving:  # whoever came to the deadline before us is ending the process
         return code
@@ -95,11 +97,17 @@ def _close(runner: asyncio.Runner, life: Life, code: int) -> None:
     """Close the loop; that waits for its threads, and one that never returns must not outlive the deadline."""
     began = time.monotonic() if life.drain_began is None else life.drain_began
     left = max(LEAST_FOR_CLOSING_SECONDS, began + life.drain_timeout - time.monotonic())
-    leaving = threading.Timer(left, _leave, (code or 75,))
-    leaving.daemon = True
-    leaving.start()
+
+    def give_up() -> None:
+        with _leaving:
+            if not timer.finished.is_set():  # else it was closed meanwhile
+                _leave(code or 75)
+
+    timer = threading.Timer(left, give_up)
+    timer.daemon = True
+    timer.start()
     runner.close()
-    leaving.cancel()
+    timer.cancel()
 
 
 async def serve(worker: Worker, options: RunOptions = PLAIN) -> None:
