@@ -79,8 +79,8 @@ def on_rabbitmq(kind: str, workload: str, count: int) -> rounds.Contest:
                 filled = fill.rabbitmq_steadily(RABBITMQ_URL, name, kind, count // fewer)
             else:
                 filled = fill.rabbitmq(RABBITMQ_URL, name, kind, count // fewer, body_of(workload))
-            python = sys.executable if peer is None else python_of(peer)
             with filled:
+                python = sys.executable if peer is None else python_of(peer)
                 return consume(module, RABBITMQ_URL, name, str(count // fewer), workload, *more, python=python)
 
         return run

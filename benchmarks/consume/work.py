@@ -54,15 +54,9 @@ class Meter:
         self._began = 0.0
         self._cpu = 0.0
         self._first: float | None = None
-        self.handle = self._handle_first  # the others do without a look whether they are it
         self.done = asyncio.Event()
 
-    async def _handle_first(self, body: Any) -> None:
-        self._first = time.time()
-        self.handle = self._handle
-        await self._handle(body)
-
-    async def _handle(self, body: Any) -> None:
+    async def handle(self, body: Any) -> None:
         """One message, decoded or not."""
         if isinstance(body, bytes | bytearray):
             body = json.loads(body)
@@ -70,6 +64,8 @@ class Meter:
         if self._waits is not None:
             self._waits.append(time.monotonic() - body["sent"])
         self._begun += 1
+        if self._begun == 1:
+            self._first = time.time()
         if self._mixed and self._begun % SLOW_EVERY == 0:
             await asyncio.sleep(SLOW_SECONDS)
             return

@@ -60,7 +60,7 @@ CONTESTANTS = (
 
 def python_of(peer: str) -> Path:
     """The Python of this peer's environment, which is made or brought up to date."""
-    lock, folder = ROOT / "benchmarks" / "peers" / f"{peer}.txt", ROOT / ".venv-peers" / peer
+    lock, folder = ROOT / "benchmarks" / "peers" / f"{peer}.txt", _environment(peer)
     python, stamp = folder / "bin" / "python", folder / "stamp"
     wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
     if not (stamp.exists() and stamp.read_text() == wanted):
@@ -76,7 +76,11 @@ def python_of(peer: str) -> Path:
 
 def is_installed(peer: str) -> bool:
     """Whether this peer has its environment."""
-    return (ROOT / ".venv-peers" / peer / "stamp").exists()
+    return (_environment(peer) / "stamp").exists()
+
+
+def _environment(peer: str) -> Path:
+    return ROOT / ".venv-peers" / peer
 
 
 def versions_of(python: Path | str, *names: str) -> str:
