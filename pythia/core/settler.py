@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pythia.broker import REFUSED, Consumer, Settled, Settlement
 from pythia.core.events import SettleFailed
@@ -15,7 +15,8 @@ MOST_AT_ONCE = 512
 FIRST_WAIT_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 2.0
 
-Answered = Callable[[Held, Settlement, Settled], None]
+Answer = tuple[Held, Settlement, Settled]
+Answered = Callable[[Sequence[Answer]], None]
 
 
 class Settler:
@@ -83,12 +84,9 @@ class Settler:
             self._note(0)  # what was refused is lost by now: nobody stands in the way any more
             return
         answers = await self._consumer.settle([settlement for _, settlement in batch])
-        refused = []
-        for row, answer in zip(batch, answers, strict=True):
-            if answer is REFUSED:
-                refused.append(row)
-            else:
-                self._answered(*row, answer)
+        answered = [(*row, answer) for row, answer in zip(batch, answers, strict=True)]
+        refused = [(held, settlement) for held, settlement, answer in answered if answer is REFUSED]
+        self._answered([row for row in answered if row[2] is not REFUSED] if refused else answered)
         self._pending[:0] = refused
         self._note(len(refused))
 

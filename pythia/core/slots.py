@@ -158,8 +158,8 @@ class Slots:
         self.ready -= 1
         self._wake()
 
-    def settled(self) -> None:
-        self.held -= 1
+    def settled(self, count: int = 1) -> None:
+        self.held -= count
         if self._one_by_one:
             self.on_calmer()
         if self._waiters:

@@ -20,12 +20,18 @@ def drive(handler: Call, argument: Any, handled: Current, shift: Shift) -> Gener
     ``shift.stepping`` names the delivery while one of its steps runs: whoever watches the loop from outside sees which
     handler blocks it. Cancellation and other exceptions thrown at the waiting task reach the coroutine.
     """
-    run, error, delivery = copy_context().run, None, handled.delivery
-    coro = run(_call, handler, argument, handled)
+    run, delivery = copy_context().run, handled.delivery
+    coro: Coroutine[Any, Any, Any] | None = None
+    error: BaseException | None = None
     while True:
         shift.stepping = delivery
         try:
-            awaited = run(coro.send, None) if error is None else run(coro.throw, error)
+            if coro is None:
+                coro, awaited = run(_begin, handler, argument, handled)
+            elif error is None:
+                awaited = run(coro.send, None)
+            else:
+                awaited = run(coro.throw, error)
         except StopIteration as stop:
             return stop.value
         except GeneratorExit as error_of_handler:
@@ -42,10 +48,15 @@ def drive(handler: Call, argument: Any, handled: Current, shift: Shift) -> Gener
             error = thrown
 
 
-def _call(handler: Call, argument: Any, handled: Current) -> Coroutine[Any, Any, Any]:
+def _begin(handler: Call, argument: Any, handled: Current) -> tuple[Coroutine[Any, Any, Any], Any]:
+    """The handler's coroutine, after its first step, and what it waits for; StopIteration when it waited for nothing."""
     current.set(handled)
-    made = handler(argument)
-    return made if type(made) is CoroutineType else _awaited(made)
+    try:
+        made = handler(argument)
+    except StopIteration as error:  # of a plain function: it has returned nothing
+        raise RuntimeError("the handler raised StopIteration") from error
+    coro = made if type(made) is CoroutineType else _awaited(made)
+    return coro, coro.send(None)
 
 
 async def _awaited(made: Any) -> Any:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pythia.broker import DONE, ConsumeOptions, Consumer, ConsumerCancelled, Settled, Settlement
+from pythia.broker import DONE, ConsumeOptions, Consumer, ConsumerCancelled
 from pythia.core import report
 from pythia.core.events import ConsumerLost, ConsumerRegistered, LeaseLost, SettleStale
 from pythia.core.held import Held, Source
-from pythia.core.settler import Settler
+from pythia.core.settler import Answer, Settler
 from pythia.core.shift import Shift
 from pythia.core.slots import Slots
 from pythia.errors import BrokerError, BrokerRefused
@@ -220,22 +220,30 @@ class Subscription:
             early, self._lost_on_the_way = self._lost_on_the_way, {}
             self.lost_elsewhere(tuple(early.values()), "lost on its way here")
 
-    def _answered(self, held: Held, settlement: Settlement, answer: Settled) -> None:
-        self._forget(held)
-        outcome = held.outcome
-        if held.lost is not None:  # meanwhile: counted and told then
-            self._stale()
-        elif answer is DONE and outcome is not None:
-            self.settled = True
-            report.settled(held, outcome, settlement.outputs, self._tally)
-            if self._shift.on_outcome is not None and held.message is not None:
-                self._shift.on_outcome(held.message, outcome)
-        else:
-            report.lost(held, f"{settlement.kind} came too late", self._tally)
-            self._stale()
-        if held.answer is not None or (outcome is not None and outcome.dead_reason == "poison"):
-            held.answered(answer)
-        held.message = None  # which names it as its handle: what is done with is gone at once, without a collector
+    def _answered(self, answers: Sequence[Answer]) -> None:
+        holding, on_outcome, forgotten = self._holding, self._shift.on_outcome, 0
+        try:
+            for held, settlement, answer in answers:
+                if holding.pop(id(held.delivery), None) is not None:
+                    forgotten += 1
+                outcome = held.outcome
+                if held.lost is not None:  # meanwhile: counted and told then
+                    self._stale()
+                elif answer is DONE and outcome is not None:
+                    self.settled = True
+                    report.settled(held, outcome, settlement.outputs, self._tally)
+                    if on_outcome is not None and held.message is not None:
+                        on_outcome(held.message, outcome)
+                else:
+                    report.lost(held, f"{settlement.kind} came too late", self._tally)
+                    self._stale()
+                if held.answer is not None or (outcome is not None and outcome.dead_reason is not None):
+                    held.answered(answer)
+                held.message = (
+                    None  # which names it as its handle: what is done with is gone at once, without a collector
+                )
+        finally:
+            self._forgotten(forgotten)
 
     def _stale(self) -> None:
         self._tally.stale += 1
@@ -252,8 +260,10 @@ class Subscription:
             self._lose(held, reason)
 
     def _forget(self, held: Held) -> None:
-        if self._holding.pop(id(held.delivery), None) is not None:
-            self._slots.settled()
+        self._forgotten(0 if self._holding.pop(id(held.delivery), None) is None else 1)
+
+    def _forgotten(self, count: int) -> None:
+        self._slots.settled(count)
         if not self._holding:
             self._idle.set()
 

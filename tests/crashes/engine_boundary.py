@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pythia.broker import Settled, Settlement
 from pythia.core.held import Held
 from pythia.core.journal import Hand
-from pythia.core.settler import Settler
+from pythia.core.settler import Answer, Settler
 from pythia.core.subscription import Subscription
 from tests.crashes.points import Points
 
@@ -25,12 +27,13 @@ def _settler(points: Points) -> None:
         put(settler, held, settlement)
         points.passing("engine: handed to the settler")
 
-    def told_of_the_answer(subscription: Subscription, held: Held, settlement: Settlement, answer: Settled) -> None:
+    def told_of_the_answer(subscription: Subscription, answers: Sequence[Answer]) -> None:
         points.passing("engine: the broker's answer is here")
-        answered(subscription, held, settlement, answer)
+        answered(subscription, answers)
         points.passing("engine: the answer is told")
-        if settlement.kind in FINAL and answer is Settled.DONE:
-            points.over()
+        for _, settlement, answer in answers:
+            if settlement.kind in FINAL and answer is Settled.DONE:
+                points.over()
 
     Settler.put = told_to_settle
     Subscription._answered = told_of_the_answer

@@ -104,9 +104,9 @@ def the_settlement_of_a_lost_delivery_is_written(patch: pytest.MonkeyPatch) -> N
         batch, self._pending = self._pending, []
         answers = await self._consumer.settle([settlement for _, settlement in batch])
         refused = [row for row, answer in zip(batch, answers, strict=True) if answer is Settled.REFUSED]
-        for (one, settlement), answer in zip(batch, answers, strict=True):
-            if answer is not Settled.REFUSED:
-                self._answered(one, settlement, answer)
+        self._answered(
+            [(*row, answer) for row, answer in zip(batch, answers, strict=True) if answer is not Settled.REFUSED]
+        )
         self._pending[:0] = refused
         self._note(len(refused))
 
@@ -151,10 +151,10 @@ def a_handler_begins_after_the_stop(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Lanes, "release_ready", lambda self, reason, *, arrived_before=None: None)
     handle = Handling.handle
 
-    async def unchecked(self, lane, group):
+    async def unchecked(self, lane, group, started):
         stopping, self._shift.stopping = self._shift.stopping, asyncio.Event()
         try:
-            await handle(self, lane, group)
+            return await handle(self, lane, group, started)
         finally:
             self._shift.stopping = stopping
 

@@ -43,8 +43,8 @@ class Rig:
         self.settler = Settler("q", self.consumer, shift, self.answered)
         self.task = asyncio.create_task(self.settler.run())
 
-    def answered(self, held, settlement, answer):
-        self.answers.append((held.n, answer))
+    def answered(self, answers):
+        self.answers += [(held.n, answer) for held, _, answer in answers]
 
     def put(self, n: int) -> SimpleNamespace:
         held = SimpleNamespace(n=n, lost=None)
