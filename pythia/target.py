@@ -7,6 +7,7 @@ import sysconfig
 import traceback
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -24,12 +25,27 @@ def load_target(text: str) -> type[Worker]:
     Raises:
         TargetError: what was imported, what was found there, and the workers that could have been meant.
     """
-    module_name, colon, attribute = text.partition(":")
-    if not module_name or (colon and not attribute):
-        raise TargetError(f"TARGET is module:attribute (shop.worker:OrderWorker), not {text!r}")
+    module_name, attribute = _parts(text)
     _make_current_directory_importable()
     module = _import(module_name, text)
     return _attribute(module, attribute) if attribute else _only_worker(module)
+
+
+def check_target(text: str) -> None:
+    """That ``load_target`` may find something, as far as can be told without running any of the user's code: in the process that
+    starts others, which would each say the same.
+
+    Raises:
+        TargetError: it is no TARGET, or there is no such module or package.
+    """
+    outermost = _parts(text)[0].partition(".")[0]
+    _make_current_directory_importable()
+    try:
+        found = bool(outermost) and find_spec(outermost) is not None
+    except (ImportError, ValueError):
+        return  # whoever imports it says what is the matter
+    if not found:
+        raise TargetError(_not_found(_parts(text)[0], outermost, text))
 
 
 def make(worker_class: type[Worker]) -> Worker:
@@ -53,6 +69,14 @@ def workers_of(module: ModuleType) -> dict[str, type[Worker]]:
     }
     own = {name: worker for name, worker in found.items() if worker.__module__ == module.__name__}
     return own or found
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """Module and attribute, "" where none is said."""
+    module_name, colon, attribute = text.partition(":")
+    if not module_name or (colon and not attribute):
+        raise TargetError(f"TARGET is module:attribute (shop.worker:OrderWorker), not {text!r}")
+    return module_name, attribute
 
 
 def _make_current_directory_importable() -> None:

@@ -136,7 +136,9 @@ def _supervise(args: Namespace, watched: list[Path] | None) -> int:
 
 
 def _check(args: Namespace, watched: list[Path]) -> None:
-    """That what was said makes sense together."""
+    """That what was said makes sense together, and is there."""
+    from pythia.target import check_target
+
     workers = args.targets or settings.read(args).workers
     if not workers:
         raise CommandError("run needs a TARGET, or tables [workers.NAME] in the configuration file")
@@ -144,6 +146,9 @@ def _check(args: Namespace, watched: list[Path]) -> None:
         raise CommandError("a TARGET stands there twice: say --processes N for several processes of it")
     if len(workers) > 1 and (args.consume or args.worker_name):
         raise CommandError("--queue and --name are for one worker: of several, each has its own")
+    if not watched:  # else it may come yet
+        for target in args.targets:
+            check_target(target)
     for directory in watched:
         if not directory.is_dir():
             raise CommandError(f"--reload-dir {directory}: there is no such folder")
