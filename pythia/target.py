@@ -38,14 +38,15 @@ def check_target(text: str) -> None:
     Raises:
         TargetError: it is no TARGET, or there is no such module or package.
     """
-    outermost = _parts(text)[0].partition(".")[0]
+    module_name, _ = _parts(text)
+    outermost = module_name.partition(".")[0]
     _make_current_directory_importable()
     try:
-        found = bool(outermost) and find_spec(outermost) is not None
+        found = find_spec(outermost)
     except (ImportError, ValueError):
         return  # whoever imports it says what is the matter
-    if not found:
-        raise TargetError(_not_found(_parts(text)[0], outermost, text))
+    if found is None:
+        raise TargetError(_not_found(module_name, outermost, text))
 
 
 def make(worker_class: type[Worker]) -> Worker:

@@ -29,7 +29,12 @@ class Dedup:
         self._key_of = key_of
         self._shift = shift
         self.hold_seconds = hold_seconds  # how long a claim outlives a crash
-        self.claims: dict[Held, tuple[IdempotencyStore, str, str]] = {}  # (store, key, owner): what an end frees
+        self._claims: dict[Held, tuple[IdempotencyStore, str, str]] = {}  # (store, key, owner)
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is any claim that an end would free."""
+        return bool(self._claims)
 
     async def claim(self, held: Held, message: Message[Any]) -> Claim:
         """Whose the effect is; ``OURS`` too when there is no key."""
@@ -39,12 +44,12 @@ class Dedup:
         owner = f"{held.delivery.identity or new_id()}#{held.delivery.attempt}"
         claim = await self.store.claim(key, owner, self.hold_seconds)
         if claim is Claim.OURS:
-            self.claims[held] = (self.store, key, owner)
+            self._claims[held] = (self.store, key, owner)
         return claim
 
     async def conclude(self, held: Held, kind: Kind | None) -> None:
         """The delivery ended: done or dropped keeps the key, anything else frees it (lost, None, leaves it to expire)."""
-        claimed = self.claims.pop(held, None)
+        claimed = self._claims.pop(held, None)
         ttl = self._shift.rules.dedup_ttl
         if claimed is None:
             return

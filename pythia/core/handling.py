@@ -65,10 +65,10 @@ class Handling:
         self._busy = busy
         self._over = over
 
-    async def handle(self, lane: Lane, group: Sequence[Held], started: float) -> float:
-        """The stopwatch's time when it was over; ``started`` is when it began. Whatever a handler raises, the lane lives on. One
-        that was abandoned settles nothing."""
+    async def handle(self, lane: Lane, group: Sequence[Held]) -> None:
+        """Whatever a handler raises, the lane lives on. One that was abandoned settles nothing."""
         shift = self._shift
+        started = shift.stopwatch()
         admitted = await self._admitted(group)
         if admitted and shift.stopping.is_set():
             await self._drained(admitted)
@@ -86,14 +86,12 @@ class Handling:
                 raised = error.with_traceback(beyond_pythia(error.__traceback__))
             finally:
                 lane.group = ()
-            if lane.interrupt is not None or self._processor.dedup.claims or lane.task.cancelling():
+            if lane.interrupt is not None or self._processor.dedup.holds or lane.task.cancelling():
                 await self._ended(lane, admitted, value, raised)
             elif not lane.abandoned:
                 self._ended_plainly(admitted, value, raised)
-        over = shift.stopwatch()
         if not lane.abandoned:
-            self._measure(group, over - started)
-        return over
+            self._measure(group, shift.stopwatch() - started)
 
     async def _admitted(self, group: Sequence[Held]) -> list[Held]:
         """Those whose handler may begin."""

@@ -158,27 +158,20 @@ class Lanes:
 
     async def _live(self, lane: Lane) -> None:
         suspects, stopwatch, handle = self._shift.suspects, self._shift.stopwatch, self._handling.handle
-        now = stopwatch()
-        while True:
-            group = self._at_once(lane)
-            if group is None:
-                group = await self._take(lane)
-                if group is None:
-                    break
-                now = stopwatch()
+        while (group := self._at_once(lane) or await self._take(lane)) is not None:
             first = suspects.take(group[0].delivery)
             others = [suspects.take(held.delivery) for held in group[1:]] if self._batched else ()
             try:
-                now = await handle(lane, group, now)
+                await handle(lane, group)
             finally:
                 suspects.let_go(first)
                 for slot in others:
                     suspects.let_go(slot)
                 if not lane.abandoned:
                     self._finished(group)
-            if now - self._slice > SLICE_SECONDS:
+            if stopwatch() - self._slice > SLICE_SECONDS:
                 await asyncio.sleep(0)
-                self._slice = now = stopwatch()
+                self._slice = stopwatch()
 
     def _at_once(self, lane: Lane) -> list[Held] | None:
         """The next group if there is one that need not be waited for. No handler begins once a drain has (I6)."""

@@ -66,9 +66,7 @@ class Processor:
 
     def ended_plainly(self, held: Held, value: Any, error: BaseException | None) -> None:
         """What ``ended`` does for a handler that was not interrupted, while nobody claims anything."""
-        if error is None and (value is None or held.rules.sink is None):
-            held.settle(ACK)  # if it still owes it
-        elif held.open:
+        if held.open:
             held.settle(*self._judge(held, value, error))
         if self._shift.suspects.table:
             self._shift.suspects.over(held.delivery)

@@ -84,9 +84,13 @@ class Settler:
             self._note(0)  # what was refused is lost by now: nobody stands in the way any more
             return
         answers = await self._consumer.settle([settlement for _, settlement in batch])
-        answered = [(*row, answer) for row, answer in zip(batch, answers, strict=True)]
-        refused = [(held, settlement) for held, settlement, answer in answered if answer is REFUSED]
-        self._answered([row for row in answered if row[2] is not REFUSED] if refused else answered)
+        refused, answered = [], []
+        for row, answer in zip(batch, answers, strict=True):
+            if answer is REFUSED:
+                refused.append(row)
+            else:
+                answered.append((*row, answer))
+        self._answered(answered)
         self._pending[:0] = refused
         self._note(len(refused))
 

@@ -221,6 +221,7 @@ class Subscription:
             self.lost_elsewhere(tuple(early.values()), "lost on its way here")
 
     def _answered(self, answers: Sequence[Answer]) -> None:
+        """Whoever waits for a slot is woken once for all of them."""
         holding, on_outcome, forgotten = self._holding, self._shift.on_outcome, 0
         try:
             for held, settlement, answer in answers:
@@ -239,9 +240,8 @@ class Subscription:
                     self._stale()
                 if held.answer is not None or (outcome is not None and outcome.dead_reason is not None):
                     held.answered(answer)
-                held.message = (
-                    None  # which names it as its handle: what is done with is gone at once, without a collector
-                )
+                # The message names it as its handle: what is done with is gone at once, without a collector.
+                held.message = None
         finally:
             self._forgotten(forgotten)
 

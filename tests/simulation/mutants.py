@@ -151,10 +151,10 @@ def a_handler_begins_after_the_stop(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Lanes, "release_ready", lambda self, reason, *, arrived_before=None: None)
     handle = Handling.handle
 
-    async def unchecked(self, lane, group, started):
+    async def unchecked(self, lane, group):
         stopping, self._shift.stopping = self._shift.stopping, asyncio.Event()
         try:
-            return await handle(self, lane, group, started)
+            await handle(self, lane, group)
         finally:
             self._shift.stopping = stopping
 
