@@ -118,6 +118,7 @@ def test_two_distributions_of_one_import_name_are_warned_of(started, monkeypatch
         (["nosuch:W"], {}, 64, "there is no module 'nosuch'"),
         (["nosuch:W", "workers:Orders"], {}, 64, "there is no module 'nosuch'"),
         (["nosuch:W"], {"PYTHIA_PROCESSES": "2"}, 64, "there is no module 'nosuch'"),
+        (["./workers.py:Orders", "workers:on_mail"], {}, 64, "is a path; write it as a module: workers:Orders"),
         (["workers:Orders", ""], {}, 64, "TARGET is module:attribute (shop.worker:OrderWorker), not ''"),
         (["workers"], {}, 64, "say which worker: workers defines workers:Orders, workers:on_mail"),
         (["workers:Orders", "workers:Orders"], {}, 64, "stands there twice"),
